@@ -1,0 +1,102 @@
+"""One HTML file, with everything in it and nothing taken for markup."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from PIL import Image
+
+from reneg.report import Section, image_grid, plot_lines, to_uint8, write_report
+
+NASTY = '<script>alert("x")</script> & \'quoted\' "text"'
+
+
+class Tags(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "new folder" / "report.html"
+    images = [(NASTY, image_grid(torch.rand(3, 3, 4, 5), columns=2))]
+    curve = plot_lines({NASTY: [(0, 1.0), (1, 2.0)], "b": [(0, 3.0), (1, 1.0)]}, "step", "$reward$ & more")
+    sections = [
+        Section(NASTY, f"{NASTY}\n\nsecond paragraph", [{"name": NASTY, "n": "-1.5"}, {"n": "2", "later": "x"}]),
+        Section("figure", figure_svg=curve, images=images),
+    ]
+    write_report(path, NASTY, sections)
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_is_self_contained(page):
+    assert "http" not in page.lower()
+    assert "<script" not in page.lower()
+    tags = Tags()
+    tags.feed(page)
+    assert not tags.open
+    for tag, attributes in tags.seen:
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+
+
+def test_text_is_escaped_everywhere(page):
+    tags = Tags()
+    tags.feed(page)
+    # Page title, heading, section heading, paragraph, table cell, legend and caption.
+    assert tags.text.count('alert("x")') == 7
+    assert [a["alt"] for tag, a in tags.seen if tag == "img"] == [NASTY]
+    assert "$reward$ & more" in tags.text
+
+
+def test_columns_are_those_of_all_rows(page):
+    assert re.findall(r"<th>(\w+)</th>", page) == ["name", "n", "later"]
+    assert '<td class="number">-1.5</td>' in page
+
+
+def test_pictures_are_whole(page):
+    data = re.search(r"base64,([^\"]+)", page)
+    assert data
+    picture = Image.open(io.BytesIO(base64.b64decode(data[1])))
+    assert picture.size == (2 * 5 + 2, 2 * 4 + 2)
+
+
+def test_image_grid_places_row_by_row_and_scales():
+    shades = torch.tensor([0.0, 0.2, 0.4]).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    grid = image_grid(shades, columns=2, scale=3)
+    assert grid.size == (18, 18)
+    corners = [grid.getpixel(position)[0] for position in ((0, 0), (17, 0), (0, 17), (17, 17))]
+    assert corners == [0, 51, 102, 255]
+
+
+def test_to_uint8_rounds_and_clamps():
+    values = torch.tensor([-0.5, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.5]).view(1, 1, 2, 3).expand(1, 3, 2, 3)
+    assert to_uint8(values)[0, :, :, 0].flatten().tolist() == [0, 0, 0, 1, 255, 255]
+
+
+def test_a_failed_write_leaves_the_old_report(tmp_path):
+    path = tmp_path / "report.html"
+    write_report(path, "old", [])
+    with pytest.raises(UnicodeEncodeError):
+        write_report(path, "\ud800", [])
+    assert "<h1>old</h1>" in path.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
