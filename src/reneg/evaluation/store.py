@@ -1,0 +1,88 @@
+"""Arrays on disk in shards, so that an interrupted evaluation continues where it stopped.
+
+Everything is kept under a key: a hash of all that determines the content. Other settings get another key, and never mix
+with what is there. A shard appears whole or not at all.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy import ndarray
+
+from reneg.negative import write_atomically
+
+
+def content_key(content: dict[str, object]) -> str:
+    """A short name for what determines some content, equal only if all of it is."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def fingerprint(source: Path | str) -> str:
+    """What identifies weights: the hash of a folder's files, wherever it lies; a hub id stands for itself."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return str(source)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+class Shards:
+    """Rows 0 … total - 1 of an array, each in one of some files named by the first row and the number of rows."""
+
+    def __init__(self, folder: Path, total: int):
+        self.folder, self.total = folder, total
+        self._where: dict[int, tuple[Path, int]] = {}
+        for path in sorted(folder.glob("*.npy")):
+            first, count = map(int, path.stem.split("-"))
+            self._register(path, first, count)
+
+    def _register(self, path: Path, first: int, count: int) -> None:
+        self._where |= {first + offset: (path, offset) for offset in range(count)}
+
+    def __len__(self) -> int:
+        """How many rows are there."""
+        return len(self._where)
+
+    def missing(self, batch_size: int) -> Iterator[range]:
+        """Runs of rows that are not there yet, none longer than the batch size."""
+        first = 0
+        while first < self.total:
+            stop = first
+            while stop < min(first + batch_size, self.total) and stop not in self._where:
+                stop += 1
+            if stop > first:
+                yield range(first, stop)
+            first = max(stop, first + 1)
+
+    def write(self, first: int, rows: ndarray) -> None:
+        """Store some consecutive rows."""
+        path = self.folder / f"{first:07d}-{len(rows):04d}.npy"
+
+        def save(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.save(file, rows, allow_pickle=False)
+
+        write_atomically(path, save)
+        self._register(path, first, len(rows))
+
+    def read(self, rows: Sequence[int]) -> ndarray:
+        """Some rows, in the order asked for.
+
+        Raises:
+            ValueError: a file is damaged.
+        """
+        files: dict[Path, ndarray] = {}
+        for path in {self._where[row][0] for row in rows}:
+            try:
+                files[path] = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again") from error
+        places = [self._where[row] for row in rows]
+        return np.stack([files[path][offset] for path, offset in places])

@@ -1,0 +1,141 @@
+"""What `--negative` means, and pictures in a folder: the work of `reneg generate`."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from reneg.config import GenerateConfig
+from reneg.generation import generate, picture_generators, picture_noise
+from reneg.interfaces import Conditioning, DiffusionModel
+from reneg.models import load_model
+from reneg.negative import NegativeEmbedding, is_file_reference, write_atomically
+from reneg.prompts import read_prompts
+from reneg.report import to_uint8
+from reneg.world import load_prompts
+
+HANDCRAFTED_NEGATIVE_PROMPT = (
+    "distorted, ugly, blurry, low resolution, low quality, bad, deformed, disgusting, Overexposed, Simple background, "
+    "Plain background, Grainy, Underexposed, too dark, too bright, too low contrast, too high contrast, Broken, "
+    "Macabre, artifacts, oversaturated"
+)
+"""N* of the official ReNeg repository, for every model but the world, which has one in its own vocabulary."""
+
+
+def handcrafted_negative_prompt(model: DiffusionModel) -> str:
+    """N*: the hand-written negative prompt that a model is compared with."""
+    return load_prompts().handcrafted_negative_prompt if model.name == "world" else HANDCRAFTED_NEGATIVE_PROMPT
+
+
+def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negative") -> Conditioning:
+    """What a `--negative` value stands for, as a conditioning of one prompt on the model's device.
+
+    Args:
+        value: `null`, `handcrafted`, a file (a weight-file suffix or a path separator in it), or any other text,
+            which is a negative prompt.
+        flag: named in errors.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: empty or too long a text, a damaged file, or a file for another text encoder.
+    """
+    if is_file_reference(value):
+        embedding = NegativeEmbedding.load(value)
+        embedding.check_encoder(model.encode_prompt([""]).prompt_embeds, model.name)
+        return Conditioning(embedding.negative_prompt_embeds.to(model.device))
+    if not value.strip():
+        raise ValueError(f"{flag}: got an empty text; write null for the null text")
+    text = {"null": "", "handcrafted": handcrafted_negative_prompt(model)}.get(value, value)
+    check_prompt_lengths([text], model, flag=flag)
+    return model.encode_prompt([text])
+
+
+def check_prompt_lengths(prompts: Sequence[str], model: DiffusionModel, *, flag: str = "--prompts") -> None:
+    """Refuse prompts that the text encoder would cut off.
+
+    Raises:
+        ValueError: some are beyond the limit; the message tells how many, and shows the first.
+    """
+    lengths = [model.count_tokens(prompt) for prompt in prompts]
+    too_long = [number for number, length in enumerate(lengths) if length > model.max_tokens]
+    if too_long:
+        first = too_long[0]
+        shown = prompts[first] if len(prompts[first]) <= 60 else prompts[first][:60] + "…"
+        raise ValueError(
+            f"{flag}: {len(too_long)} of {len(prompts)} prompts are beyond the limit of {model.max_tokens} tokens of "
+            f"{model.name}; shorten them (the first has {lengths[first]}: {shown!r})"
+        )
+
+
+def make_output_dir(path: Path, *, flag: str = "--output_dir") -> None:
+    """Make a folder, and prove that it can be written, before any work is spent.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path, prefix=".write-test.")
+    except OSError as error:
+        raise OSError(f"{flag} {path} cannot be written ({error.strerror}); give another folder") from error
+    os.close(handle)
+    Path(name).unlink()
+
+
+def batches(numbers: range, batch_size: int) -> Iterator[range]:
+    """Consecutive numbers in batches; the last may be smaller."""
+    for start in range(numbers.start, numbers.stop, batch_size):
+        yield range(start, min(start + batch_size, numbers.stop))
+
+
+def write_pictures(config: GenerateConfig) -> Path:
+    """`reneg generate`: write 00000.png, 00001.png, … and an `index.json` that tells what each one is.
+
+    Returns:
+        The index, written last: a folder with an index is complete.
+
+    Raises:
+        ValueError, OSError: with one line that names the flag.
+    """
+    prompts = config.prompt
+    if config.prompts is not None:
+        prompts = [prompt for group in read_prompts(config.prompts).values() for prompt in group]
+    make_output_dir(config.output_dir)
+    model = load_model(config.model, scheduler=config.scheduler, device=config.device)
+    return write_pictures_of(model, prompts, config)
+
+
+def write_pictures_of(model: DiffusionModel, prompts: list[str], config: GenerateConfig) -> Path:
+    """`write_pictures` for a model and prompts that are loaded already."""
+    check_prompt_lengths(prompts, model, flag="--prompts" if config.prompts else "--prompt")
+    negative = resolve_negative(config.negative, model)
+    # Picture number i is noise i % num_images_per_prompt of its prompt.
+    repeated = [prompt for prompt in prompts for _ in range(config.num_images_per_prompt)]
+    pictures = []
+    for numbers in batches(range(len(repeated)), config.batch_size):
+        generators = picture_generators(config.seed, numbers.start, len(numbers))
+        images = generate(
+            model,
+            repeated[numbers.start : numbers.stop],
+            negative,
+            picture_noise(model, generators),
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            generators=generators,
+        )
+        for number, pixels in zip(numbers, to_uint8(images).numpy(), strict=True):
+            name, picture = f"{number:05d}.png", Image.fromarray(pixels)
+            write_atomically(config.output_dir / name, lambda path, picture=picture: picture.save(path, "PNG"))
+            pictures.append({"file": name, "prompt": repeated[number], "seed": config.seed, "number": number})
+    return _write_index(config, pictures)
+
+
+def _write_index(config: GenerateConfig, pictures: list[dict[str, str | int]]) -> Path:
+    names = ("model", "scheduler", "guidance_scale", "num_inference_steps", "negative", "seed")
+    index = {**{name: vars(config)[name] for name in names}, "pictures": pictures}
+    path, text = config.output_dir / "index.json", json.dumps(index, indent=1, ensure_ascii=False)
+    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+    return path
