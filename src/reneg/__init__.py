@@ -1,0 +1,55 @@
+"""Learn negative embeddings for diffusion models from a reward (ReNeg, arXiv 2412.19637).
+
+The public names load on first use, so that importing the package costs nothing:
+
+    import reneg
+    negative = reneg.learn(reneg.LearnConfig(output_dir="runs/mine"))
+    images = pipe(prompts, negative_prompt_embeds=negative.expand(len(prompts))).images
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from reneg.config import EvaluateConfig as EvaluateConfig
+    from reneg.config import GenerateConfig as GenerateConfig
+    from reneg.config import LearnConfig as LearnConfig
+    from reneg.evaluation import evaluate as evaluate
+    from reneg.generation import generate as generate
+    from reneg.models import load_model as load_model
+    from reneg.negative import NegativeEmbedding as NegativeEmbedding
+    from reneg.rewards import load_reward as load_reward
+    from reneg.trainer import learn as learn
+
+_HOME = {
+    "EvaluateConfig": "reneg.config",
+    "GenerateConfig": "reneg.config",
+    "LearnConfig": "reneg.config",
+    "NegativeEmbedding": "reneg.negative",
+    "evaluate": "reneg.evaluation",
+    "generate": "reneg.generation",
+    "learn": "reneg.trainer",
+    "load_model": "reneg.models",
+    "load_reward": "reneg.rewards",
+}
+"""Public name -> the module that defines it."""
+
+__all__ = [
+    "EvaluateConfig",
+    "GenerateConfig",
+    "LearnConfig",
+    "NegativeEmbedding",
+    "evaluate",
+    "generate",
+    "learn",
+    "load_model",
+    "load_reward",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'reneg' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,176 @@
+"""The settings of every command: one text for the API, `--help` and YAML.
+
+Defaults are the paper's (arXiv 2412.19637). `--model world`, the default model, applies the preset
+`configs/world.yaml` below any value that is given.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+CONFIGS = Path(__file__).parent / "configs"
+PRESETS: dict[str, Path] = {"world": CONFIGS / "world.yaml"}
+"""Model -> the preset that `reneg learn` applies for it."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError with a one-line message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass
+class ModelConfig:
+    """What generates."""
+
+    model: str = "world"
+    """A short name, a diffusers folder, or a hub id."""
+    scheduler: Literal["ddim", "ddpm"] = "ddim"
+    """"DDIM scheduler with 30 steps" (§5.1); DDPM predicts x0 worse (Fig. 3)."""
+    guidance_scale: float = 7.5
+    """"the classifier-free guidance weight is set to 7.5" (§5.1), in learning and inference alike."""
+    num_inference_steps: int = 30
+    """"we set T = 30" (§4.2)."""
+    device: str = "cpu"
+    """A torch device such as cpu or cuda; `reneg learn` under accelerate takes accelerate's."""
+
+    def __post_init__(self) -> None:
+        require(self.num_inference_steps >= 1, f"--num_inference_steps {self.num_inference_steps}: must be at least 1")
+        scale = self.guidance_scale
+        require(1 < scale < 1000, f"--guidance_scale {scale}: must be above 1, where guidance begins")
+
+
+@dataclass
+class LearnConfig(ModelConfig):
+    """Learn a negative embedding (§4.2)."""
+
+    output_dir: Path = Path("runs/learn")
+    """Run folder: config, metrics, checkpoints, samples, report and the embedding."""
+    reward: str = "world/preference"
+    """The reward that is maximised; "HPSv2.1" (§4.2) with Stable Diffusion."""
+    monitor: str | None = "world/monitor"
+    """Another reward, which watches fixed learning prompts and picks the best state; null keeps the last."""
+    prompts: Path | None = None
+    """A .txt or .json file of learning prompts; null takes the world's own. "10,000 prompts" of ReFL (§5.1)."""
+    max_train_steps: int = 4000
+    """"4,000 steps" (§5.1)."""
+    train_batch_size: int = 64
+    """Samples of one micro-batch on one process. "batch size of 64" (§5.1) is this times
+    gradient_accumulation_steps times the processes."""
+    gradient_accumulation_steps: int = 1
+    """Micro-batches of one optimiser step."""
+    learning_rate: float = 5e-3
+    """"a learning rate of 5e-3" (§5.1)."""
+    lr_scheduler: Literal["cosine", "constant", "linear"] = "cosine"
+    """"a Cosine Scheduler" (§5.1), to zero."""
+    lr_warmup_steps: int = 0
+    """Not in the paper: none."""
+    adam_beta1: float = 0.9
+    """Not in the paper: AdamW's default."""
+    adam_beta2: float = 0.999
+    """Not in the paper: AdamW's default."""
+    adam_weight_decay: float = 0.0
+    """Not in the paper. Zero, because decay pulls the embedding to the origin, which no text encodes to."""
+    max_grad_norm: float | None = None
+    """Not in the paper: no clipping; AdamW already makes the step's size independent of the gradient's."""
+    grad_step_range: tuple[int, int] = (20, 29)
+    """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
+    that remain; with none remaining nothing is predicted, so the last ten of thirty."""
+    seed: int = 0
+    """Fixes prompts' order, noises and step indices (design: they do not depend on batching, processes, restarts)."""
+    checkpointing_steps: int = 100
+    """A checkpoint each so many optimiser steps."""
+    checkpoints_total_limit: int = 2
+    """How many checkpoints are kept."""
+    resume_from_checkpoint: str | None = None
+    """"latest", or a checkpoint folder; continues bit for bit."""
+    validation_steps: int = 100
+    """The monitor looks each so many optimiser steps, and at the first and the last."""
+    num_validation_prompts: int = 32
+    """How many fixed learning prompts the monitor sees, two noises each."""
+    report_to: str = "none"
+    """Trackers by accelerate's names, comma separated, such as tensorboard; metrics.jsonl is always written."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive = ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "checkpointing_steps")
+        for name in (*positive, "validation_steps", "num_validation_prompts", "checkpoints_total_limit"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
+        warm_up, steps = self.lr_warmup_steps, self.max_train_steps
+        require(0 <= warm_up <= steps, f"--lr_warmup_steps {warm_up}: must be 0 to max_train_steps ({steps})")
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        low, high = self.grad_step_range
+        last = self.num_inference_steps - 1
+        require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
+        clip = self.max_grad_norm
+        require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
+
+
+@dataclass
+class GenerateConfig(ModelConfig):
+    """Make pictures with a negative embedding."""
+
+    prompt: list[str] = field(default_factory=list)
+    """One or more prompts."""
+    prompts: Path | None = None
+    """A .txt or .json file of prompts instead."""
+    negative: str = "null"
+    """null, handcrafted, a file (weight-file suffix or a path separator in it), or any other text as a prompt."""
+    num_images_per_prompt: int = 1
+    """Pictures of each prompt, from different noises."""
+    seed: int = 0
+    """Fixes the noises: a picture's noise depends on the seed and the picture's number alone."""
+    batch_size: int = 8
+    """Pictures sampled at once; does not change them."""
+    output_dir: Path = Path("runs/generate")
+    """Where the pictures go."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_images_per_prompt", "batch_size"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        given = bool(self.prompt) + (self.prompts is not None)
+        require(given == 1, "give either --prompt TEXT or --prompts FILE")
+        require(all(p.strip() for p in self.prompt), "--prompt: got an empty text; write what to draw")
+
+
+@dataclass
+class EvaluateConfig(ModelConfig):
+    """Compare negative embeddings on the same prompts and the same noises."""
+
+    negatives: list[str] = field(default_factory=lambda: ["null", "handcrafted"])
+    """What to compare, as for generate's --negative; NAME=VALUE names one. Wins are counted against the first two."""
+    prompts: Path | None = None
+    """A .txt or .json file of prompts; null takes the world's evaluation set, grouped by style."""
+    rewards: list[str] = field(
+        default_factory=lambda: ["world/preference", "world/monitor", "world/judge", "world/aesthetic"]
+    )
+    """The rewards to report; claims are decided on the judges, which nothing else loads."""
+    num_seeds: int = 2
+    """Noises of each prompt."""
+    max_prompts: int | None = None
+    """Take so many prompts of each group, spread evenly; null takes all."""
+    seed: int = 1234
+    """Fixes the noises; other than any learning seed's by construction."""
+    batch_size: int = 16
+    """Pictures sampled at once; does not change them."""
+    output_dir: Path = Path("runs/evaluate")
+    """Where pictures, scores, results.json and report.html go; an interrupted evaluation continues there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_seeds", "batch_size"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        require(self.max_prompts is None or self.max_prompts >= 1, f"--max_prompts {self.max_prompts}: at least 1")
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        require(len(self.negatives) >= 2, "--negatives: give at least two to compare, such as null FILE.safetensors")
+
+
+@dataclass
+class InspectConfig:
+    """Tell what a file is, for which encoder, and how it was learned."""
+
+    file: Path
+    """A negative embedding (.safetensors)."""

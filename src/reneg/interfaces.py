@@ -1,0 +1,149 @@
+"""The shapes, ranges and units of everything that flows through reneg, and the three protocols that plug into it.
+
+Dims: `b` batch, `c h w` a latent, `l` tokens, `d` embedding width, `H W` pixels. Images are in [0, 1]. Rewards are in
+the scorer's own units, and higher is better.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What feeds one branch of the denoiser, positive or negative alike."""
+
+    prompt_embeds: Float[Tensor, "b l d"]
+    """The text encoder's output, in the encoder's dtype or wider."""
+
+    def expand(self, batch_size: int) -> "Conditioning":
+        """A conditioning of one prompt repeated for a batch, without copying; gradients add up in the original."""
+        return Conditioning(self.prompt_embeds.expand(batch_size, -1, -1))
+
+    def detach(self) -> "Conditioning":
+        return Conditioning(self.prompt_embeds.detach())
+
+    @staticmethod
+    def concatenate(first: "Conditioning", second: "Conditioning") -> "Conditioning":
+        """Two conditionings in one batch, as diffusers' pipelines run guidance: negative first."""
+        dtype = torch.promote_types(first.prompt_embeds.dtype, second.prompt_embeds.dtype)
+        return Conditioning(torch.cat([first.prompt_embeds.to(dtype), second.prompt_embeds.to(dtype)]))
+
+
+@dataclass(frozen=True)
+class GradientPolicy:
+    """Which branches of Eq. 5 keep a graph in the step that carries the gradient."""
+
+    positive: bool
+    negative: bool
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one training step gives."""
+
+    loss: Float[Tensor, ""]
+    """Minus the mean reward (Eq. 7), with its graph."""
+    rewards: Float[Tensor, " b"]
+    """Reward of each sample, detached, in the reward's own units."""
+    images: Float[Tensor, "b 3 H W"]
+    """The one-step predictions that were scored, detached; nominally in [0, 1], not clamped."""
+    step_index: int
+    """The step of the trajectory that carried the gradient, 0 … num_inference_steps - 1."""
+
+
+@runtime_checkable  # so that the tests can check types at run time
+class DiffusionModel(Protocol):
+    """A frozen text-to-image model: everything that the method asks of a family."""
+
+    name: str
+    """Short name, hub id or folder it was loaded from."""
+    family: str
+    """Row of MODELS' families, such as "sd"."""
+    prediction_type: PredictionType
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of one latent."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest prompt in tokens, start and end included."""
+        ...
+
+    def count_tokens(self, prompt: str) -> int:
+        """Length of a prompt in tokens, start and end included, before any truncation."""
+        ...
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        """[b] texts -> their encodings, without a graph."""
+        ...
+
+    def set_timesteps(self, num_inference_steps: int) -> Int[Tensor, " n"]:
+        """Prepare the scheduler; its timesteps, from noise to image."""
+        ...
+
+    def initial_latents(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Standard normal noise -> x_T."""
+        ...
+
+    def predict(
+        self, latents: Float[Tensor, "b c h w"], timestep: Int[Tensor, ""], conditioning: Conditioning
+    ) -> Float[Tensor, "b c h w"]:
+        """One evaluation of the denoiser, without guidance."""
+        ...
+
+    def step(
+        self,
+        model_output: Float[Tensor, "b c h w"],
+        timestep: Int[Tensor, ""],
+        latents: Float[Tensor, "b c h w"],
+        generators: list[torch.Generator],
+    ) -> Float[Tensor, "b c h w"]:
+        """x_t and a (guided) prediction -> x_{t-1}; a stochastic sampler draws from each sample's own generator."""
+        ...
+
+    def alpha_sigma(self, timestep: Int[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """(alpha, sigma) of x_t = alpha * x_0 + sigma * noise."""
+        ...
+
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Latents -> images, nominally in [0, 1] and not clamped, so that no gradient is cut off."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
+class Reward(Protocol):
+    """A frozen, differentiable scorer."""
+
+    name: str
+
+    def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
+        """Images in [0, 1] and their prompts -> one score each; no item's score depends on its batch-mates."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
+class Target(Protocol):
+    """What is trained, and which branches of the denoiser therefore keep a graph."""
+
+    policy: GradientPolicy
+
+    def parameters(self) -> list[torch.nn.Parameter]: ...
+
+    def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
+        """The (positive, negative) conditioning of a batch of prompts; the negative one carries the graph."""
+        ...

@@ -1,0 +1,150 @@
+"""The negative embedding as a file: tensors, where they came from, and which encoder they fit."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reneg.interfaces import Conditioning
+
+FORMAT = "reneg/1"
+EMBEDS, NULL_EMBEDS = "negative_prompt_embeds", "null_prompt_embeds"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+FINGERPRINT_TOLERANCE = 0.02
+"""Relative distance up to which two encodings of "" count as the same encoder: half precision stays far below it,
+another checkpoint's encoder far above."""
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of a tensor's float32 bytes."""
+    return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call `write(temporary)` and move the file into place: readers see the old file or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class NegativeEmbedding:
+    """A learned negative embedding."""
+
+    negative_prompt_embeds: Float[Tensor, "1 l d"]
+    """The embedding, float32, in the text encoder's output space."""
+    null_prompt_embeds: Float[Tensor, "1 l d"]
+    """What the encoder gives for "": the fingerprint of the encoder it belongs to."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """How it was learned; every value is a string, as safetensors wants."""
+
+    def expand(self, num_prompts: int) -> Float[Tensor, "b l d"]:
+        """The `negative_prompt_embeds` argument of a diffusers pipeline for a number of prompts.
+
+        diffusers reshapes a [1, l, d] embedding silently when it is given with several prompts: pass this instead.
+        """
+        return self.negative_prompt_embeds.expand(num_prompts, -1, -1)
+
+    def conditioning(self) -> Conditioning:
+        return Conditioning(self.negative_prompt_embeds)
+
+    def check_encoder(self, null_prompt_embeds: Float[Tensor, "1 l d"], model_name: str) -> None:
+        """Refuse another text encoder than the one that it was learned with.
+
+        Raises:
+            ValueError: the model's encoding of "" is not the file's.
+        """
+        got, own = tuple(null_prompt_embeds.shape[1:]), tuple(self.null_prompt_embeds.shape[1:])
+        if got == own:
+            reference = self.null_prompt_embeds.float()
+            distance = (null_prompt_embeds.float().to(reference.device) - reference).norm() / reference.norm()
+            if float(distance) <= FINGERPRINT_TOLERANCE:
+                return
+        base = self.metadata.get("base_model", "an unknown model")
+        raise ValueError(
+            f"this negative embedding ({own[0]}x{own[1]}, learned on {base}) belongs to another text encoder than that "
+            f"of {model_name} ({got[0]}x{got[1]}); use it with models that share the encoder of {base}, "
+            "or learn one with `reneg learn --model`"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically, with a checksum of the embedding in its metadata."""
+        tensors = {
+            EMBEDS: self.negative_prompt_embeds.detach().float().cpu().contiguous(),
+            NULL_EMBEDS: self.null_prompt_embeds.detach().float().cpu().contiguous(),
+        }
+        metadata = {**self.metadata, "format": FORMAT, "sha256": tensor_hash(tensors[EMBEDS])}
+        write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "NegativeEmbedding":
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a negative embedding, is damaged, or holds NaN or infinity.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no negative embedding at {path}; `reneg learn` writes one")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+        if not {EMBEDS, NULL_EMBEDS} <= tensors.keys():
+            raise ValueError(f"{path} holds {sorted(tensors)}, a negative embedding holds {EMBEDS} and {NULL_EMBEDS}")
+        embeds, null = tensors[EMBEDS], tensors[NULL_EMBEDS]
+        if embeds.ndim != 3 or embeds.shape[0] != 1 or embeds.shape != null.shape or not embeds.is_floating_point():
+            raise ValueError(
+                f"{path}: {EMBEDS} is {tuple(embeds.shape)} and {NULL_EMBEDS} {tuple(null.shape)}; "
+                "both must be floating point of one shape (1, tokens, width)"
+            )
+        embeds, null = embeds.float(), null.float()
+        if not (embeds.isfinite().all() and null.isfinite().all()):
+            raise ValueError(f"{path} holds NaN or infinity; learn it again from an earlier checkpoint")
+        if metadata.get("sha256", "") != tensor_hash(embeds):
+            raise ValueError(f"{path} is damaged: its embedding does not match the checksum in its metadata")
+        return cls(embeds, null, metadata)
+
+
+def is_file_reference(text: str) -> bool:
+    """Whether a `--negative` value names a file: a weight-file suffix or a path separator, and never prompt text."""
+    return text.lower().endswith(WEIGHT_SUFFIXES) or "/" in text or os.sep in text
+
+
+def describe(negative: NegativeEmbedding) -> dict[str, str]:
+    """What a file is, as label -> text: for `reneg inspect` and reports."""
+    embeds, null = negative.negative_prompt_embeds[0], negative.null_prompt_embeds[0]
+    delta = embeds - null
+    energy = torch.linalg.svdvals(delta.double()).pow(2).cumsum(0)
+    rank = int((energy < 0.9 * energy[-1]).sum()) + 1 if float(energy[-1]) > 0 else 0
+    facts = {
+        "shape": f"{embeds.shape[0]} tokens x {embeds.shape[1]}",
+        "distance from the null text": f"{float(delta.norm() / null.norm()):.3f} of its norm",
+        "directions with 90 % of that change": str(rank),
+    }
+    labels = {key: key.replace("_", " ") for key in negative.metadata}
+    hidden = {"format", "config"}
+    facts |= {labels[key]: value for key, value in sorted(negative.metadata.items()) if key not in hidden}
+    if "config" in negative.metadata:
+        facts |= {f"config: {k}": str(v) for k, v in json.loads(negative.metadata["config"]).items()}
+    return facts

@@ -1,0 +1,53 @@
+"""Randomness that belongs to the sample, not to the process.
+
+Every number that a run draws is a function of the run's seed and of what it is for: a sample's noise of the sample's
+number, the step that carries the gradient of the optimiser step, the order of the prompts of the epoch. So nothing
+depends on the batch size, on the number of processes or on a restart, and no generator state has to be saved.
+"""
+
+import hashlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def derive_seed(seed: int, purpose: str, number: int) -> int:
+    """A 63-bit seed for one purpose; different purposes and numbers give unrelated generators."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def make_generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    """A CPU generator, whatever the model's device, so that all devices see the same numbers."""
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, number))
+
+
+def draw_noise(
+    generators: list[torch.Generator], shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "b c h w"]:
+    """Standard normal noise, one sample from each generator; drawn in float32, so every dtype sees the same."""
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
+
+
+def prompt_index(seed: int, sample_number: int, num_prompts: int) -> int:
+    """Which prompt a sample uses: each epoch goes through all prompts once in an order of its own."""
+    epoch, position = divmod(sample_number, num_prompts)
+    return int(torch.randperm(num_prompts, generator=make_generator(seed, "prompt order", epoch))[position])
+
+
+class Streams:
+    """The random draws of some samples of one optimiser step."""
+
+    def __init__(self, seed: int, optimizer_step: int, sample_numbers: list[int]):
+        self._seed, self._optimizer_step = seed, optimizer_step
+        self.generators = [make_generator(seed, "sample", number) for number in sample_numbers]
+
+    def step_index(self, grad_step_range: tuple[int, int]) -> int:
+        """The step that carries the gradient, uniform over the range, both ends included.
+
+        It depends on the optimiser step alone: all micro-batches and processes share it.
+        """
+        low, high = grad_step_range
+        generator = make_generator(self._seed, "step index", self._optimizer_step)
+        return int(torch.randint(low, high + 1, (), generator=generator))

@@ -1,0 +1,5 @@
+"""What can be trained."""
+
+from reneg.targets.negative_embedding import NegativeEmbeddingTarget
+
+__all__ = ["NegativeEmbeddingTarget"]
