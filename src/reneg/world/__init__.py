@@ -1,0 +1,25 @@
+"""The bundled world: a small latent text-to-image model, four rewards and prompts, ready to use offline."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+"""Folder of the weights: `generator` (diffusers), `preference`, `monitor`, `judge`, `aesthetic` (transformers)."""
+
+
+@dataclass(frozen=True)
+class WorldPrompts:
+    """The world's prompts; learning and evaluation share no combination of subject, style and colour."""
+
+    learn: list[str]
+    evaluate: dict[str, list[str]]
+    """Style -> prompts: the world's counterpart of HPSv2's four groups."""
+    handcrafted_negative_prompt: str
+    """N*, written by hand in the world's own vocabulary before anything was learned."""
+
+
+@lru_cache
+def load_prompts() -> WorldPrompts:
+    return WorldPrompts(**json.loads((WEIGHTS / "prompts.json").read_text()))

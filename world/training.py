@@ -1,0 +1,90 @@
+"""What every stage of the recipe shares: threads, logs, atomic resumable state, and the folder of the models."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .data import WORK
+
+PACKAGE = Path(__file__).resolve().parent.parent / "src" / "reneg" / "world" / "weights"
+"""Where the finished world is shipped."""
+
+
+def to_tensor(pictures: list) -> torch.Tensor:
+    """PIL pictures -> [b, 3, h, w] in [0, 1]."""
+    return torch.from_numpy(np.stack([np.asarray(p) for p in pictures])).permute(0, 3, 1, 2).float() / 255
+
+
+def learning_rate_at(progress: float, warm_up: float = 0.02, decay_from: float = 0.6) -> float:
+    """Factor of the learning rate: linear warm-up, constant, linear decay to 2 % over the last part."""
+    if progress < warm_up:
+        return progress / warm_up
+    return 1.0 if progress < decay_from else 1.0 - 0.98 * (progress - decay_from) / (1 - decay_from)
+
+
+class Run:
+    """One resumable training: state saved atomically every few minutes, losses and wall time logged as JSON lines.
+
+    Progress is measured in seconds of training when `minutes` is given, so that a stage fits a time budget whatever
+    the machine; the log records the steps that this came to.
+    """
+
+    def __init__(self, name: str, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, minutes: float):
+        self.name, self.modules, self.optimizer, self.budget = name, modules, optimizer, 60 * minutes
+        self.folder = WORK / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.step, self.seconds, self.last_saved = 0, 0.0, 0.0
+        self.base_rates = [group["lr"] for group in optimizer.param_groups]
+        state_file = self.folder / "state.pt"
+        if state_file.exists():
+            state = torch.load(state_file, weights_only=True)
+            for key, module in modules.items():
+                module.load_state_dict(state["modules"][key])
+            optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            self.last_saved = self.seconds
+
+    def save(self) -> None:
+        state = {
+            "modules": {key: module.state_dict() for key, module in self.modules.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        temporary = self.folder / "state.tmp"
+        torch.save(state, temporary)
+        os.replace(temporary, self.folder / "state.pt")
+        self.last_saved = self.seconds
+
+    def train(self, loss_of: Callable[[int], tuple[torch.Tensor, dict[str, float]]], after: Callable[[], None] | None = None):
+        """Optimise `loss_of(step)` until the budget is spent."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        sums: dict[str, float] = {}
+        while self.seconds < self.budget:
+            start = time.monotonic()
+            for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = rate * learning_rate_at(self.seconds / self.budget)
+            loss, figures = loss_of(self.step)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            if after:
+                after()
+            self.step += 1
+            self.seconds += time.monotonic() - start
+            for key, value in {"loss": float(loss.detach()), **figures}.items():
+                sums[key] = sums.get(key, 0.0) + value
+            if self.step % 50 == 0:
+                row = {"step": self.step, "seconds": round(self.seconds), **{k: round(v / 50, 5) for k, v in sums.items()}}
+                with (self.folder / "log.jsonl").open("a") as log:
+                    log.write(json.dumps(row) + "\n")
+                sums = {}
+            if self.seconds - self.last_saved > 120:
+                self.save()
+        self.save()
