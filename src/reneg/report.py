@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
+from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
@@ -137,6 +138,11 @@ def plot_lines(series: dict[str, list[tuple[int | float, float]]], xlabel: str, 
 def to_uint8(images: Float[Tensor, "b 3 H W"]) -> UInt8[Tensor, "b H W 3"]:
     """Images in [0, 1] -> 8-bit pixels, rounded as diffusers' pipelines round them."""
     return (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def to_images(pixels: UInt8[ndarray, "b H W 3"]) -> Float[Tensor, "b 3 H W"]:
+    """8-bit pixels -> images in [0, 1]: the way back from `to_uint8`."""
+    return torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
 
 
 def image_grid(images: Float[Tensor, "b 3 H W"], columns: int, scale: int = 1) -> Image.Image:

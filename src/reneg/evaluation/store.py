@@ -1,7 +1,7 @@
 """Arrays on disk in shards, so that an interrupted evaluation continues where it stopped.
 
-Everything is kept under a key: a hash of all that determines the content. Other settings get another key, and never mix
-with what is there. A shard appears whole or not at all.
+Everything is kept under a key: a hash of all that determines the content. Other settings get another key, and never
+mix with what is there. A shard appears whole or not at all.
 """
 
 import hashlib
@@ -78,11 +78,17 @@ class Shards:
         Raises:
             ValueError: a file is damaged.
         """
-        files: dict[Path, ndarray] = {}
-        for path in {self._where[row][0] for row in rows}:
-            try:
-                files[path] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again") from error
-        places = [self._where[row] for row in rows]
-        return np.stack([files[path][offset] for path, offset in places])
+        found, open_path, shard = [], None, np.empty(0)
+        for row in rows:
+            path, offset = self._where[row]
+            if path != open_path:  # one open file at a time, however many there are
+                open_path, shard = path, _open(path)
+            found.append(np.array(shard[offset]))
+        return np.stack(found)
+
+
+def _open(path: Path) -> ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it, and it is made again") from error

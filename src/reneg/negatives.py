@@ -91,11 +91,11 @@ def batches(numbers: range, batch_size: int) -> Iterator[range]:
         yield range(start, min(start + batch_size, numbers.stop))
 
 
-def write_pictures(config: GenerateConfig) -> Path:
+def generate_pictures(config: GenerateConfig) -> list[Path]:
     """`reneg generate`: write 00000.png, 00001.png, … and an `index.json` that tells what each one is.
 
     Returns:
-        The index, written last: a folder with an index is complete.
+        The pictures; the index is written last, so a folder with an index is complete.
 
     Raises:
         ValueError, OSError: with one line that names the flag.
@@ -105,11 +105,11 @@ def write_pictures(config: GenerateConfig) -> Path:
         prompts = [prompt for group in read_prompts(config.prompts).values() for prompt in group]
     make_output_dir(config.output_dir)
     model = load_model(config.model, scheduler=config.scheduler, device=config.device)
-    return write_pictures_of(model, prompts, config)
+    return write_pictures(model, prompts, config)
 
 
-def write_pictures_of(model: DiffusionModel, prompts: list[str], config: GenerateConfig) -> Path:
-    """`write_pictures` for a model and prompts that are loaded already."""
+def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateConfig) -> list[Path]:
+    """`generate_pictures` for a model and prompts that are loaded already."""
     check_prompt_lengths(prompts, model, flag="--prompts" if config.prompts else "--prompt")
     negative = resolve_negative(config.negative, model)
     # Picture number i is noise i % num_images_per_prompt of its prompt.
@@ -130,12 +130,12 @@ def write_pictures_of(model: DiffusionModel, prompts: list[str], config: Generat
             name, picture = f"{number:05d}.png", Image.fromarray(pixels)
             write_atomically(config.output_dir / name, lambda path, picture=picture: picture.save(path, "PNG"))
             pictures.append({"file": name, "prompt": repeated[number], "seed": config.seed, "number": number})
-    return _write_index(config, pictures)
+    _write_index(config, pictures)
+    return [config.output_dir / picture["file"] for picture in pictures]
 
 
-def _write_index(config: GenerateConfig, pictures: list[dict[str, str | int]]) -> Path:
+def _write_index(config: GenerateConfig, pictures: list[dict]) -> None:
     names = ("model", "scheduler", "guidance_scale", "num_inference_steps", "negative", "seed")
     index = {**{name: vars(config)[name] for name in names}, "pictures": pictures}
-    path, text = config.output_dir / "index.json", json.dumps(index, indent=1, ensure_ascii=False)
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
-    return path
+    text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(config.output_dir / "index.json", lambda path: path.write_text(text, encoding="utf-8"))

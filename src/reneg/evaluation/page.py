@@ -1,0 +1,104 @@
+"""The report of an evaluation: figures, and pictures from the same noise side by side."""
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image
+
+from reneg.config import EvaluateConfig
+from reneg.evaluation.contenders import Comparison
+from reneg.evaluation.store import Shards
+from reneg.evaluation.summary import Scores
+from reneg.evaluation.tables import by_group, mean_rows, paired_rows
+from reneg.report import Section, image_grid, to_images, write_report
+
+NUM_ROWS = 24
+"""Prompts shown, at least, spread evenly over each group."""
+NUM_EXTREMES = 6
+"""Largest gains, and as many largest losses, of each negative."""
+SIDE = 128
+"""Pixels to which small pictures are enlarged, by whole factors; large ones are reduced to twice that."""
+
+
+def write_page(
+    comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards], results: dict
+) -> None:
+    """Write report.html into the output folder."""
+    names = [contender.name for contender in comparison.contenders]
+    overall = results["overall"]
+    intro = (
+        f"{overall['num_prompts']} prompts, {config.num_seeds} noises each, the same for every negative: "
+        f"{', '.join(names)}. Brackets hold 95 % intervals from a bootstrap that resamples prompts with all their "
+        f"noises. A tie counts as half a win. Judges are rewards that nothing was trained on or picked by."
+    )
+    sections = [
+        Section("Mean scores", "\n\n".join([intro, *results["notes"]]), mean_rows(results, overall)),
+        Section("Paired, on the same prompts and noises", table=paired_rows(results, overall)),
+        _spread(comparison, config, scores, stores),
+        *_extremes(comparison, config, scores, stores, results),
+    ]
+    if len(comparison.groups) > 1:
+        sections.append(Section("Mean scores by group (prompts)", table=by_group(results, mean_rows)))
+        sections.append(Section("Paired by group (prompts)", table=by_group(results, paired_rows)))
+    facts = {**results["settings"], **results["work"], **results["versions"]}
+    facts |= {f"negative: {negative['name']}": negative["value"] for negative in results["negatives"]}
+    sections.append(Section("Settings", table=[{"setting": k, "value": str(v)} for k, v in facts.items()]))
+    write_report(config.output_dir / "report.html", "Negatives compared", sections)
+
+
+def _spread(comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards]) -> Section:
+    """The first noise of prompts spread over all groups: chosen by their place alone, so neither by luck nor taste."""
+    share = -(-NUM_ROWS // len(comparison.groups))
+    chosen, first = [], 0
+    for prompts in comparison.groups.values():
+        count = min(share, len(prompts))
+        chosen += [first + number * len(prompts) // count for number in range(count)]
+        first += len(prompts)
+    text = f"Chosen by their place in the list alone. Each row has one noise, {_order(comparison)}."
+    images = [_row(comparison, config, scores, stores, prompt, 0) for prompt in chosen]
+    return Section("Pictures", text, images=images)
+
+
+def _extremes(
+    comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards], results: dict
+) -> list[Section]:
+    """Where each negative gains and loses most against the first, by the first judge: successes and failures."""
+    names = [contender.name for contender in comparison.contenders]
+    judge = (results["judges"] or results["rewards"])[0]
+    r = results["rewards"].index(judge)
+    sections = []
+    for n in range(1, len(names)):
+        gain = (scores.rewards[n, r] - scores.rewards[0, r]).ravel()
+        order = np.argsort(gain, kind="stable")
+        count = min(NUM_EXTREMES, len(order) // 2)
+        for title, numbers in (("gains", order[::-1][:count]), ("losses", order[:count])):
+            places = [divmod(int(number), config.num_seeds) for number in numbers]
+            sections.append(
+                Section(
+                    f"Largest {title} of {names[n]} against {names[0]}",
+                    f"By {judge}. Each row has one noise, {_order(comparison)}.",
+                    images=[_row(comparison, config, scores, stores, *place) for place in places],
+                )
+            )
+    return sections
+
+
+def _order(comparison: Comparison) -> str:
+    return "from left to right: " + ", ".join(contender.name for contender in comparison.contenders)
+
+
+def _row(
+    comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards], prompt: int, noise: int
+) -> tuple[str, Image.Image]:
+    """(caption, the pictures of all negatives from one noise)."""
+    number = prompt * config.num_seeds + noise
+    images = to_images(np.concatenate([store.read([number]) for store in stores.values()]))
+    side = max(images.shape[-2:])
+    if side > 2 * SIDE:
+        images = F.interpolate(images, scale_factor=2 * SIDE / side, mode="bicubic", antialias=True).clamp(0, 1)
+    # One line for each reward, in the order of the pictures.
+    told = [
+        f"{reward.name} " + " · ".join(f"{score:.2f}" for score in scores.rewards[:, r, prompt, noise])
+        for r, reward in enumerate(comparison.rewards)
+    ]
+    caption = f"“{comparison.prompts[prompt]}” (noise {noise}) — " + "; ".join(told)
+    return caption, image_grid(images, columns=len(stores), scale=max(1, SIDE // side))
