@@ -117,7 +117,12 @@ def plot_lines(series: dict[str, list[tuple[int | float, float]]], xlabel: str, 
 
     colors = {key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
     # Text stays text, and ids stay the same from run to run. Dollar signs are no formulas here.
-    options = {"svg.fonttype": "none", "svg.hashsalt": "reneg", "text.parse_math": False, "font.family": "sans-serif"}
+    options: dict = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "reneg",
+        "text.parse_math": False,
+        "font.family": "sans-serif",
+    }
     with matplotlib.rc_context({**colors, **options}):
         figure = Figure(figsize=(7.6, 3.2), layout="constrained")
         axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)

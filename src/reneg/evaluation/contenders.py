@@ -20,6 +20,9 @@ from reneg.world import WEIGHTS, load_prompts
 REAL_PICTURES = WEIGHTS / "real.safetensors"
 """Real clean pictures of evaluation prompts: `pictures` [n, H, W, 3] uint8, and `prompts` as JSON in the metadata."""
 
+LONGEST_NAME = 24
+"""Characters of a negative prompt that name it, where it is given without a name."""
+
 
 @dataclass(frozen=True)
 class RealPictures:
@@ -73,7 +76,7 @@ def split_name(text: str) -> tuple[str, str]:
     path = Path(text)
     if is_file_reference(text):
         return (path.resolve().parent.name if path.stem == "negative_embedding" else path.stem), text
-    return text, text
+    return (text if len(text) <= LONGEST_NAME else text[:LONGEST_NAME] + "…"), text
 
 
 def load_contenders(negatives: list[str], model: DiffusionModel) -> list[Contender]:

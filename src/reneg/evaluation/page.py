@@ -30,6 +30,8 @@ def write_page(
         f"{', '.join(names)}. Brackets hold 95 % intervals from a bootstrap that resamples prompts with all their "
         f"noises. A tie counts as half a win. Judges are rewards that nothing was trained on or picked by."
     )
+    if comparison.real:
+        intro += f" Beside them stand {len(comparison.real.prompts)} real clean pictures of evaluation prompts."
     sections = [
         Section("Mean scores", "\n\n".join([intro, *results["notes"]]), mean_rows(results, overall)),
         Section("Paired, on the same prompts and noises", table=paired_rows(results, overall)),

@@ -5,6 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 Row = dict[str, str]
+REAL = "real pictures"
 
 
 def interval(estimate: dict, *, percent: bool = False, sign: bool = False) -> str:
@@ -21,16 +22,17 @@ def interval(estimate: dict, *, percent: bool = False, sign: bool = False) -> st
 
 
 def mean_rows(results: dict, scope: dict) -> list[Row]:
-    """One row for each negative, and one for the real pictures: the mean of each reward and measure."""
-    headings = {name: f"{name} (judge)" if name in results["judges"] else name for name in results["rewards"]}
+    """One row for each reward and measure, one column for each negative and for the real pictures."""
+    negatives, real = scope["negatives"], scope["real"]
     rows = []
-    for name, figures in scope["negatives"].items():
-        row = {"negative": name}
-        row |= {headings[reward]: interval(of["mean"]) for reward, of in figures["rewards"].items()}
-        rows.append(row | {measure: interval(of) for measure, of in figures.items() if measure != "rewards"})
-    if scope["real"]:
-        row = {"negative": f"real pictures ({scope['real']['num_pictures']})"}
-        rows.append(row | {headings[reward]: interval(mean) for reward, mean in scope["real"]["rewards"].items()})
+    for reward in results["rewards"]:
+        row = {"mean of": f"{reward} (judge)" if reward in results["judges"] else reward}
+        row |= {name: interval(figures["rewards"][reward]["mean"]) for name, figures in negatives.items()}
+        if real:
+            row[REAL] = interval(real["rewards"][reward])
+        rows.append(row)
+    for measure in (name for name in next(iter(negatives.values())) if name != "rewards"):
+        rows.append({"mean of": measure, **{name: interval(figures[measure]) for name, figures in negatives.items()}})
     return rows
 
 

@@ -1,0 +1,195 @@
+"""An evaluation from end to end on a model that counts its work."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from reneg.config import EvaluateConfig
+from reneg.evaluation import evaluate, print_table
+from reneg.evaluation.contenders import RealPictures
+from reneg.evaluation.runner import compare, picture_key
+from reneg.generation import generate, picture_generators, picture_noise
+from reneg.report import to_images, to_uint8
+
+PICTURES = 3 * 5 * 2  # negatives, prompts, noises
+
+
+def figures(results):
+    """What must not depend on when and in how many goes it was computed."""
+    return {key: results[key] for key in ("overall", "groups", "notes", "negatives")}
+
+
+def test_results_against_pictures_made_one_by_one(config, make_comparison):
+    comparison = make_comparison(config)
+    results = compare(comparison, config)
+    scores = np.empty((3, 5, 2))
+    for n, contender in enumerate(comparison.contenders):
+        for p, prompt in enumerate(comparison.prompts):
+            for s in range(2):
+                noise = picture_noise(comparison.model, picture_generators(config.seed, 2 * p + s, 1))
+                images = generate(comparison.model, [prompt], contender.conditioning, noise, num_inference_steps=3)
+                images = to_images(to_uint8(images).numpy())
+                scores[n, p, s] = comparison.rewards[0](images, [prompt]).item()
+    names = [contender.name for contender in comparison.contenders]
+    assert names == ["null", "ugly", "third"]
+    for scope, part in (("overall", slice(None)), ("animals", slice(0, 3)), ("things", slice(3, 5))):
+        tree = results["overall"] if scope == "overall" else results["groups"][scope]
+        for n, name in enumerate(names):
+            own = tree["negatives"][name]["rewards"]["bright"]
+            assert own["mean"]["mean"] == pytest.approx(scores[n, part].mean(), abs=1e-6)
+            assert set(own["win_rate"]) == {"null", "ugly"} - {name}
+            for b, base in enumerate(("null", "ugly")):
+                if b != n:
+                    wins = (scores[n, part] > scores[b, part]) + 0.5 * (scores[n, part] == scores[b, part])
+                    assert own["win_rate"][base]["mean"] == pytest.approx(wins.mean())
+                    difference = (scores[n, part] - scores[b, part]).mean()
+                    assert own["difference"][base]["mean"] == pytest.approx(difference, abs=1e-6)
+    assert results["work"]["denoiser_evaluations"] == PICTURES * 3 * 2
+    assert results["judges"] == ["world/judge"]
+
+
+def test_files_tell_everything(config, make_comparison):
+    results = compare(make_comparison(config), config)
+    folder = config.output_dir
+    assert json.loads((folder / "results.json").read_text()) == results
+    lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    assert len(lines) == PICTURES
+    mean = np.mean([line["scores"]["bright"] for line in lines if line["negative"] == "ugly"])
+    assert mean == pytest.approx(results["overall"]["negatives"]["ugly"]["rewards"]["bright"]["mean"]["mean"])
+    page = (folder / "report.html").read_text()
+    assert "http" not in page and "<script" not in page
+    assert "<b>bold" not in page and "&lt;b&gt;bold&lt;/b&gt;" in page
+    assert page.count("<img") == 5 + 2 * 2 * 5  # every prompt; gains and losses of two negatives
+    console = Console(file=io.StringIO(), width=140)
+    print_table(results, console)
+    assert "third" in console.file.getvalue()
+
+
+def test_interrupted_anywhere_it_repeats_nothing(config, make_comparison):
+    config = replace(config, negatives=["null", "ugly"], num_inference_steps=2)
+    whole = make_comparison(config)
+    expected = compare(whole, replace(config, output_dir=config.output_dir / "whole"))
+    sampled = whole.model.predictions
+    batch = 4 * 2  # latents of one denoiser call
+    for stop in range(0, sampled, batch):
+        folder = config.output_dir / f"stopped-{stop}"
+        first, second = make_comparison(config), make_comparison(config)
+        first.model.stop_after = stop
+        with pytest.raises(KeyboardInterrupt):
+            compare(first, replace(config, output_dir=folder))
+        results = compare(second, replace(config, output_dir=folder))
+        kept = results["work"]["pictures_reused"]
+        assert second.model.predictions == sampled - kept * 2 * 2
+        # All that is lost is the batch that was under way.
+        assert kept * 2 * 2 > first.model.predictions - 2 * batch
+        assert figures(results) == figures(expected)
+
+
+def test_interrupted_while_scoring_it_repeats_nothing(config, make_comparison):
+    expected = compare(make_comparison(config), replace(config, output_dir=config.output_dir / "whole"))
+    for stop in range(0, PICTURES, 4):
+        folder = config.output_dir / f"stopped-{stop}"
+        first, second = make_comparison(config), make_comparison(config)
+        first.rewards[1].stop_after = stop
+        with pytest.raises(KeyboardInterrupt):
+            compare(first, replace(config, output_dir=folder))
+        results = compare(second, replace(config, output_dir=folder))
+        assert second.model.predictions == 0
+        assert [f.scored + s.scored for f, s in zip(first.rewards, second.rewards, strict=True)] == [PICTURES] * 2
+        assert figures(results) == figures(expected)
+
+
+def test_a_new_negative_costs_its_own_pictures_only(config, make_comparison):
+    compare(make_comparison(config), config)
+    more = replace(config, negatives=["null", "ugly=very ugly", "new=y", "renamed=x"], batch_size=3)
+    comparison = make_comparison(more)
+    results = compare(comparison, more)
+    assert results["work"]["pictures_sampled"] == 10
+    assert comparison.model.predictions == 10 * 3 * 2
+    assert [reward.scored for reward in comparison.rewards] == [10, 10]
+
+
+def test_everything_that_determines_pictures_is_in_their_key(config, make_comparison):
+    changes = {"num_seeds": 3, "seed": 1, "num_inference_steps": 4, "guidance_scale": 3.0, "scheduler": "ddpm"}
+    settings = [config, *(replace(config, **{name: value}) for name, value in changes.items())]
+    comparison = make_comparison(config)
+    keys = {picture_key(comparison, comparison.contenders[0], each) for each in settings}
+    keys.add(picture_key(comparison, comparison.contenders[1], config))
+    keys.add(picture_key(replace(comparison, groups={"a": ["x"]}), comparison.contenders[0], config))
+    other = replace(comparison, fingerprints={"counting": "weights 9"})
+    keys.add(picture_key(other, comparison.contenders[0], config))
+    assert len(keys) == 9
+    same = replace(config, batch_size=1, output_dir=config.output_dir / "x", rewards=["bright"])
+    assert picture_key(comparison, comparison.contenders[0], same) in keys
+
+
+def test_the_batch_size_changes_nothing(config, make_comparison):
+    results = []
+    for batch_size in (1, 3, 16):
+        changed = replace(config, batch_size=batch_size, output_dir=config.output_dir / str(batch_size))
+        results.append(compare(make_comparison(changed), changed)["overall"])
+    for other in results[1:]:
+        assert json.dumps(other) == json.dumps(results[0])
+
+
+def test_one_noise_has_no_diversity(config, make_comparison):
+    single = replace(config, num_seeds=1)
+    measures = compare(make_comparison(single), single)["overall"]["negatives"]["null"]
+    assert set(measures) == {"rewards", "saturation", "clipped"}
+
+
+def test_real_pictures_stand_beside_and_scoring_above_them_is_noted(config, make_comparison):
+    pictures = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
+    real = RealPictures(["a cat", "a lamp", "a hen"], pictures)
+    results = compare(make_comparison(config, real), config)
+    assert results["overall"]["real"]["num_pictures"] == 3
+    assert results["overall"]["real"]["rewards"]["bright"]["mean"] == pytest.approx((0.05 + 0.06 + 0.05) / 3)
+    assert results["groups"]["things"]["real"]["num_pictures"] == 1
+    assert len(results["notes"]) == 2 and "reward hacking" in results["notes"][0]
+    assert "3 real clean pictures" in (config.output_dir / "report.html").read_text()
+    pictures += 255
+    config = replace(config, output_dir=config.output_dir / "white")
+    assert compare(make_comparison(config, real), config)["notes"] == []
+
+
+def test_nan_is_refused(config, make_comparison):
+    comparison = make_comparison(config)
+    comparison.model.decode = lambda latents: latents * float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        compare(comparison, config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": "missing.txt"}, "--prompts"),
+        ({"model": "unknown"}, "--model"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, change, message):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    change = {name: tmp_path / value if name == "prompts" else value for name, value in change.items()}
+    config = EvaluateConfig(**{"prompts": prompts, "output_dir": tmp_path / "out", **change})
+    with pytest.raises(ValueError, match=message) as error:
+        evaluate(config)
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_beyond_the_limit_are_refused(config, make_comparison):
+    comparison = replace(make_comparison(config), groups={"a": ["short", "w " * 8]})
+    with pytest.raises(ValueError, match="--prompts: 1 of 2 prompts are beyond the limit of 9 tokens"):
+        compare(comparison, config)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n")
+    with pytest.raises(OSError, match="--output_dir .* cannot be written"):
+        evaluate(EvaluateConfig(prompts=prompts, output_dir=tmp_path / "file" / "out"))
