@@ -28,8 +28,9 @@ class NegativeEmbeddingTarget:
         return [self.negative_prompt_embeds]
 
     def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
-        if new:
-            self._encoded |= dict(zip(new, model.encode_prompt(new).prompt_embeds.split(1), strict=True))
+        for prompt in prompts:
+            if prompt not in self._encoded:
+                # One at a time: in a batch the last bits would depend on which prompts a restart has left to encode.
+                self._encoded[prompt] = model.encode_prompt([prompt]).prompt_embeds
         positive = Conditioning(torch.cat([self._encoded[prompt] for prompt in prompts]))
         return positive, Conditioning(self.negative_prompt_embeds).expand(len(prompts))

@@ -1,0 +1,239 @@
+"""Checkpoints: all that a run needs to go on bit for bit.
+
+A checkpoint is a folder `checkpoint-000100` of two files: tensors in safetensors, and a JSON file with the rest. It is
+written under a hidden name, flushed to the disk and renamed, so a kill at any moment leaves it whole or absent.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = "reneg-checkpoint/1"
+TENSORS, STATE = "state.safetensors", "state.json"
+NAME = re.compile(r"checkpoint-(\d{6,})")
+
+Setting = str | int | float | bool | None | list
+"""A setting as JSON has it."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the last bits of the sums depend on, beside the settings."""
+
+    reneg: str
+    torch: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Best:
+    """The state that the monitor liked best so far."""
+
+    step: int
+    value: float
+    """The monitor's mean reward on its fixed pictures."""
+    parameters: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a number of optimiser steps; everything else is a function of it and the settings."""
+
+    step: int
+    """Optimiser steps done."""
+    parameters: list[Tensor]
+    initial: list[Tensor]
+    """The parameters before the first step: the fingerprint of the model they belong to."""
+    optimizer: list[dict[str, Tensor]]
+    """The optimiser's tensors, one dict a parameter; empty before the first step."""
+    best: Best | None
+    metrics_rows: int
+    """Rows of metrics.jsonl that belong to this state."""
+    settings: dict[str, Setting]
+    environment: Environment
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of a step's checkpoint."""
+    return f"checkpoint-{step:06d}"
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint folder's name."""
+    return int(path.name.removeprefix("checkpoint-"))
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints of a run folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of)
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, total_limit: int) -> Path:
+    """Write a checkpoint atomically, and only then delete the oldest beyond the limit.
+
+    A checkpoint of the same step is left alone: within a run it holds the same state.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; earlier checkpoints stay.
+    """
+    path = folder / checkpoint_name(checkpoint.step)
+    if not path.exists():
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{path.name}."))
+        try:
+            _write_files(temporary, checkpoint)
+            temporary.chmod(0o755)
+            os.rename(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _sync(folder)
+    for old in list_checkpoints(folder)[:-total_limit]:
+        discard_checkpoint(old)
+    return path
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        ValueError: the folder is no checkpoint, or is damaged; in one line.
+    """
+    try:
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if state["format"] != FORMAT:
+            raise ValueError(f"its format is {state['format']!r}, this version reads {FORMAT!r}")
+        if state["sha256"] != _hash(path / TENSORS):
+            raise ValueError(f"{TENSORS} does not match its checksum")
+        tensors = load_file(path / TENSORS)
+        best = None
+        if state["best"] is not None:
+            best = Best(state["best"]["step"], state["best"]["value"], _unflatten(tensors, "best"))
+        return Checkpoint(
+            step=state["step"],
+            parameters=_unflatten(tensors, "parameter"),
+            initial=_unflatten(tensors, "initial"),
+            optimizer=_unflatten_optimizer(tensors),
+            best=best,
+            metrics_rows=state["metrics_rows"],
+            settings=state["settings"],
+            environment=Environment(**state["environment"]),
+        )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--resume_from_checkpoint {path} is no usable checkpoint ({error}); give an earlier checkpoint folder, "
+            "or start again in another --output_dir"
+        ) from error
+
+
+def find_checkpoint(folder: Path, resume_from_checkpoint: str) -> Path | None:
+    """The checkpoint that "latest" or a folder names; None when there is none yet.
+
+    Raises:
+        ValueError: the named folder does not exist.
+    """
+    present = list_checkpoints(folder)
+    if resume_from_checkpoint == "latest":
+        return present[-1] if present else None
+    path = Path(resume_from_checkpoint)
+    if not path.is_dir():
+        names = ", ".join(str(checkpoint) for checkpoint in present) or f"{folder} holds none"
+        raise ValueError(
+            f"--resume_from_checkpoint {resume_from_checkpoint}: there is no such folder; "
+            f"give latest or a checkpoint ({names})"
+        )
+    return path
+
+
+def check_settings(saved: dict[str, Setting], current: dict[str, Setting], path: Path) -> None:
+    """Refuse to go on with other settings than those that the checkpoint was made with.
+
+    Raises:
+        ValueError: a setting differs; the message names each.
+    """
+    names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
+    if names:
+        changes = ", ".join(f"{name} (was {saved.get(name)!r}, is {current.get(name)!r})" for name in names)
+        raise ValueError(
+            f"a resumed run keeps its settings, but these differ from {path}: {changes}; give the old values, "
+            "or start again in another --output_dir"
+        )
+
+
+def discard_checkpoint(path: Path) -> None:
+    """Delete a checkpoint; a kill in between leaves no half of it under its name."""
+    trash = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    os.rename(path, trash / path.name)
+    shutil.rmtree(trash)
+
+
+def clean_leftovers(folder: Path, names: tuple[str, ...]) -> None:
+    """Delete what a killed run left half-written: hidden files and folders whose names begin with one of these."""
+    prefixes = tuple(f".{name}" for name in names)
+    for path in [path for path in folder.iterdir() if path.name.startswith(prefixes)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
+    best = checkpoint.best
+    tensors = {
+        **{f"parameter.{i}": tensor for i, tensor in enumerate(checkpoint.parameters)},
+        **{f"initial.{i}": tensor for i, tensor in enumerate(checkpoint.initial)},
+        **{f"optimizer.{i}.{key}": t for i, state in enumerate(checkpoint.optimizer) for key, t in state.items()},
+        **{f"best.{i}": tensor for i, tensor in enumerate(best.parameters if best else [])},
+    }
+    # Copies, because safetensors refuses tensors that share memory.
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, folder / TENSORS)
+    state = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "best": None if best is None else {"step": best.step, "value": best.value},
+        "metrics_rows": checkpoint.metrics_rows,
+        "settings": checkpoint.settings,
+        "environment": asdict(checkpoint.environment),
+        "sha256": _hash(folder / TENSORS),
+    }
+    (folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    (folder / TENSORS).chmod(0o644)  # safetensors writes files that only their owner can read
+    for path in (folder / TENSORS, folder / STATE, folder):
+        _sync(path)
+
+
+def _unflatten(tensors: dict[str, Tensor], prefix: str) -> list[Tensor]:
+    names = [name for name in tensors if name.startswith(f"{prefix}.")]
+    return [tensors[f"{prefix}.{i}"] for i in range(len(names))]
+
+
+def _unflatten_optimizer(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            states.setdefault(int(number), {})[key] = tensor
+    return [states[number] for number in sorted(states)]
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Flush a file's or a folder's content to the disk, so that a power cut cannot undo it after the rename."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,135 @@
+"""The pictures and the page that a learning run leaves behind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from reneg.metrics import Row
+from reneg.negative import NegativeEmbedding, describe, write_atomically
+from reneg.report import Section, image_grid, plot_lines, write_report
+
+SMOOTHING = 10
+"""Steps of the running mean over the training reward, which is of other prompts and noises at each step."""
+
+
+def write_samples(
+    path: Path, before: Float[Tensor, "b 3 H W"], after: Float[Tensor, "b 3 H W"], scale: int = 2
+) -> None:
+    """Write a PNG of two rows: the null text's pictures, and below each the same noise with the embedding."""
+    grid = image_grid(torch.cat([before, after]), columns=len(before), scale=scale)
+    write_atomically(path, lambda temporary: grid.save(temporary, "PNG"))
+
+
+def write_learning_report(
+    path: Path,
+    rows: Sequence[Row],
+    negative: NegativeEmbedding,
+    settings: dict[str, str],
+    prompts: Sequence[str],
+    before: Float[Tensor, "b 3 H W"],
+    after: Float[Tensor, "b 3 H W"],
+) -> None:
+    """Write `report.html`.
+
+    Args:
+        rows: of metrics.jsonl.
+        negative: the embedding that the run gives.
+        settings: resolved, as flag -> value.
+        prompts: of the pictures, one each.
+        before: with the null text.
+        after: with the embedding, from the same noises.
+    """
+    updates = [row for row in rows if row["kind"] == "update"]
+    looks = [row for row in rows if row["kind"] == "validation"]
+    step = negative.metadata["step"]
+    scale = max(1, 128 // before.shape[-1])
+    captions = "\n\n".join(f"{number}. {prompt}" for number, prompt in enumerate(prompts, 1))
+    pair = image_grid(torch.cat([before, after]), columns=len(before), scale=scale)
+    sections = [
+        Section(
+            "Result",
+            "Means over fixed learning prompts, two fixed noises each, fully sampled. What an embedding is worth is "
+            "decided by `reneg evaluate`, on other prompts and by rewards that learning never saw.",
+            table=_comparison(looks, step),
+        ),
+        Section(
+            "Pictures",
+            f"Above the null text, below the embedding of step {step}, from the same noises. From left to right:\n\n"
+            + captions,
+            images=[("Null text above, learned negative embedding below", pair)],
+        ),
+        Section("Training reward", _smoothing_note(updates), figure_svg=_reward_curve(updates)),
+        *_look_sections(looks),
+        *_update_sections(updates),
+        Section("The file", table=_table(describe(negative), "fact")),
+        Section("Settings", table=_table(settings, "setting")),
+    ]
+    write_report(path, "Learning a negative embedding", sections)
+
+
+def _comparison(looks: Sequence[Row], step: str) -> list[dict[str, str]]:
+    names = {int(step): f"learned, step {step}", 0: "null text"}
+    chosen = [row for row in looks if str(row["step"]) in ("0", step) or row is looks[-1]]
+    measures = ("monitor", "reward", "saturation", "clipped", "diversity")
+    return [
+        {"": names.get(int(row["step"]), f"last, step {row['step']}")}
+        | {measure: f"{float(row[measure]):.4f}" for measure in measures if measure in row}
+        for row in chosen
+    ]
+
+
+def _smoothing_note(updates: Sequence[Row]) -> str:
+    window = min(SMOOTHING, len(updates))
+    return (
+        f"Mean reward of the one-step predictions at each step, and its running mean over {window} steps. "
+        "Each step has other prompts, noises and another step index, so single values scatter."
+    )
+
+
+def _reward_curve(updates: Sequence[Row]) -> str:
+    points = _points(updates, "reward_mean")
+    smooth = []
+    for end in range(1, len(points) + 1):
+        window = points[max(0, end - SMOOTHING) : end]
+        smooth.append((points[end - 1][0], sum(value for _, value in window) / len(window)))
+    return plot_lines({"each step": points, "running mean": smooth}, "step", "reward")
+
+
+def _look_sections(looks: Sequence[Row]) -> list[Section]:
+    sections = []
+    if looks and "monitor" in looks[0]:
+        note = "Mean of the monitor's reward, which is not trained on and picks the best state."
+        figure = plot_lines({"monitor": _points(looks, "monitor")}, "step", "monitor")
+        sections.append(Section("Monitor", note, figure_svg=figure))
+    figure = plot_lines({"reward": _points(looks, "reward")}, "step", "reward")
+    sections.append(Section("Training reward of finished pictures", figure_svg=figure))
+    names = {"saturation": "saturation", "clipped": "share of clipped values", "diversity": "diversity"}
+    figure = plot_lines({label: _points(looks, key) for key, label in names.items()}, "step", "")
+    note = (
+        "Signs of reward hacking: colours that run to the edge of what can be shown, and pictures of different noises "
+        "that grow alike. Diversity is the root-mean-square distance between the two pictures of a prompt."
+    )
+    return [*sections, Section("Saturation and diversity", note, figure_svg=figure)]
+
+
+def _update_sections(updates: Sequence[Row]) -> list[Section]:
+    names = {
+        "distance": ("Distance from the null text", "relative to its norm"),
+        "grad_norm": ("Gradient norm", "norm"),
+        "learning_rate": ("Learning rate", "rate"),
+    }
+    return [
+        Section(title, figure_svg=plot_lines({title: _points(updates, key)}, "step", label))
+        for key, (title, label) in names.items()
+    ]
+
+
+def _points(rows: Sequence[Row], key: str) -> list[tuple[int | float, float]]:
+    return [(int(row["step"]), float(row[key])) for row in rows]
+
+
+def _table(facts: dict[str, str], label: str) -> list[dict[str, str]]:
+    return [{label: name, "value": value} for name, value in facts.items()]

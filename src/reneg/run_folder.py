@@ -1,0 +1,146 @@
+"""The folder that a learning run leaves: which files are in it, what they say, and whether a run may start there."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import yaml
+
+from reneg.checkpoint import (
+    Environment,
+    Setting,
+    clean_leftovers,
+    discard_checkpoint,
+    find_checkpoint,
+    list_checkpoints,
+    step_of,
+)
+from reneg.config import LearnConfig
+from reneg.metrics import Row
+from reneg.negative import write_atomically
+from reneg.provenance import code_version
+
+logger = logging.getLogger(__name__)
+
+CONFIG, METRICS, REPORT, SAMPLES = "config.yaml", "metrics.jsonl", "report.html", "samples"
+FINAL, LAST = "negative_embedding.safetensors", "negative_embedding_last.safetensors"
+FREE = {
+    "output_dir",
+    "report_to",
+    "resume_from_checkpoint",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "prompts",
+}
+"""Settings that may change at a restart, because the result does not depend on them; prompts count by content."""
+
+
+def check_run_folder(config: LearnConfig) -> None:
+    """Make the run folder; refuse one that cannot be written, or that holds a run which was not asked to go on.
+
+    Raises:
+        ValueError: so, in one line.
+    """
+    folder, wanted = config.output_dir, config.resume_from_checkpoint
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output_dir {folder} cannot be made: {error}") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--output_dir {folder} cannot be written; choose another")
+    used = [name for name in (FINAL, LAST) if (folder / name).exists()] + [p.name for p in list_checkpoints(folder)]
+    if wanted is None:
+        if used:
+            raise ValueError(
+                f"--output_dir {folder} already holds a run ({used[-1]}); "
+                "pass `--resume_from_checkpoint latest` to go on with it, or choose another --output_dir"
+            )
+    else:
+        path = find_checkpoint(folder, wanted)
+        if path is None and used:
+            raise ValueError(f"--output_dir {folder} holds {used[-1]} but no checkpoint; choose another --output_dir")
+        if path is not None and used and path.parent.resolve() != folder.resolve():
+            raise ValueError(f"--output_dir {folder} already holds a run, and not that of {path}; choose another")
+
+
+def clean_run_folder(folder: Path) -> None:
+    """Delete the half-written files of a killed run."""
+    (folder / SAMPLES).mkdir(exist_ok=True)
+    clean_leftovers(folder, ("checkpoint-", CONFIG, METRICS, REPORT, FINAL, LAST))
+    clean_leftovers(folder / SAMPLES, ("step-",))
+
+
+def discard_newer_checkpoints(folder: Path, step: int) -> None:
+    """Delete the checkpoints after a step, newest first, so that at every moment the rest is a run's history."""
+    for path in list_checkpoints(folder)[::-1]:
+        if step_of(path) > step:
+            logger.info("going back to step %d: deleting %s", step, path)
+            discard_checkpoint(path)
+
+
+def result_settings(config: LearnConfig, prompts: Sequence[str], num_processes: int) -> dict[str, Setting]:
+    """Everything that the result depends on, as JSON has it."""
+    settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+    content = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    return json.loads(json.dumps(settings | {"prompts_sha256": content, "num_processes": num_processes}))
+
+
+def environment() -> Environment:
+    """What the last bits of the sums depend on, beside the settings."""
+    return Environment(code_version(), torch.__version__, torch.get_num_threads())
+
+
+def write_config(config: LearnConfig, num_processes: int) -> None:
+    """Write the resolved settings as YAML, which `reneg learn --config` reads again."""
+    now = environment()
+    made_by = f"# reneg {now.reneg}, torch {now.torch}, {now.threads} threads, processes: {num_processes}\n"
+    text = made_by + yaml.safe_dump(plain_settings(config), sort_keys=False, allow_unicode=True)
+    write_atomically(config.output_dir / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def plain_settings(config: LearnConfig) -> dict[str, Setting]:
+    """All settings with YAML's and JSON's types: paths as text, pairs as lists."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def embedding_metadata(
+    config: LearnConfig, settings: dict[str, Setting], family: str, num_prompts: int, step: int, rows: Sequence[Row]
+) -> dict[str, str]:
+    """How the embedding of a step was learned, for its file; the same however often the run was interrupted.
+
+    Args:
+        settings: of `result_settings`.
+        family: of the model.
+        num_prompts: learned from.
+        step: whose state it is.
+        rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
+    """
+    metadata = {
+        "base_model": config.model,
+        "family": family,
+        "guidance_scale": str(config.guidance_scale),
+        "guidance_formula": "pred_uncond + guidance_scale * (pred_cond - pred_uncond)",
+        "num_inference_steps": str(config.num_inference_steps),
+        "scheduler": config.scheduler,
+        "reward": config.reward,
+        "monitor": str(config.monitor),
+        "prompts_sha256": str(settings["prompts_sha256"]),
+        "num_prompts": str(num_prompts),
+        "seed": str(config.seed),
+        "step": str(step),
+        "reneg_version": code_version(),
+        "config": json.dumps(settings),
+    }
+    for row in rows:
+        if row["kind"] == "validation":
+            for when, at in (("before", 0), ("after", step)):
+                if row["step"] == at:
+                    metadata |= {f"{name}_{when}": str(row[name]) for name in ("reward", "monitor") if name in row}
+    if config.model == "world":
+        metadata["license"] = "Apache-2.0 (bundled world)"
+    return metadata

@@ -1,0 +1,395 @@
+"""The training loop: optimiser, schedule, processes, checkpoints and the monitor's looks."""
+
+import logging
+import time
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import gather_object
+from jaxtyping import Float
+from torch import Tensor
+
+from reneg.algorithm import training_step
+from reneg.checkpoint import (
+    Best,
+    Checkpoint,
+    check_settings,
+    checkpoint_name,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from reneg.config import LearnConfig
+from reneg.interfaces import Conditioning, DiffusionModel, Reward
+from reneg.learning_report import write_learning_report, write_samples
+from reneg.metrics import MetricsLog, Row, read_rows
+from reneg.models import load_model
+from reneg.monitor import Monitor, sum_up
+from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
+from reneg.progress import progress_bar
+from reneg.prompts import read_prompts
+from reneg.randomness import Streams, prompt_index
+from reneg.rewards import load_reward
+from reneg.run_folder import (
+    FINAL,
+    LAST,
+    METRICS,
+    REPORT,
+    SAMPLES,
+    check_run_folder,
+    clean_run_folder,
+    discard_newer_checkpoints,
+    embedding_metadata,
+    environment,
+    plain_settings,
+    result_settings,
+    write_config,
+)
+from reneg.schedule import learning_rate_factor, sample_numbers
+from reneg.targets import NegativeEmbeddingTarget
+from reneg.world import load_prompts
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "lower --learning_rate or set --max_grad_norm, and learn again in another --output_dir"
+
+
+def learn(config: LearnConfig) -> NegativeEmbedding:
+    """Learn a negative embedding; everything that the run makes is in `config.output_dir`.
+
+    Returns:
+        What `negative_embedding.safetensors` holds: the state that the monitor liked best, or the last without one.
+
+    Raises:
+        ValueError: a setting names nothing usable, or the folder holds another run; in one line.
+        FloatingPointError: a reward or the gradient became NaN or infinite; the state before is kept.
+    """
+    check_run_folder(config)
+    prompts = learning_prompts(config)
+    accelerator = make_accelerator(config)
+    device = str(accelerator.device)
+    model = load_model(config.model, scheduler=config.scheduler, device=device)
+    reward = load_reward(config.reward, device=device)
+    monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
+    return Learner(config, model, reward, monitor, prompts, accelerator).run()
+
+
+def learning_prompts(config: LearnConfig) -> list[str]:
+    """The prompts to learn from: the file's, all groups one after the other, or the world's own."""
+    if config.prompts is None:
+        return load_prompts().learn
+    return [prompt for group in read_prompts(config.prompts).values() for prompt in group]
+
+
+def make_accelerator(config: LearnConfig) -> Accelerator:
+    """One process or many, on the device that the configuration and accelerate's launcher give.
+
+    Raises:
+        ValueError: the device or a tracker is not available.
+    """
+    trackers: list[Any] = [] if config.report_to == "none" else [name.strip() for name in config.report_to.split(",")]
+    available = [str(tracker) for tracker in get_available_trackers()]
+    for name in trackers:
+        if name not in available:
+            choices = ", ".join(["none", *available])
+            raise ValueError(f"--report_to {name!r} is unknown or not installed; choose from {choices}")
+    cpu = config.device == "cpu"
+    accelerator = Accelerator(cpu=cpu, log_with=trackers or None, project_dir=config.output_dir)
+    if not cpu and accelerator.device.type != torch.device(config.device).type:
+        raise ValueError(f"--device {config.device} is not available here; use --device {accelerator.device.type}")
+    return accelerator
+
+
+class Learner:
+    """One run: its state, and what each step does with it."""
+
+    def __init__(
+        self,
+        config: LearnConfig,
+        model: DiffusionModel,
+        reward: Reward,
+        monitor: Reward | None,
+        prompts: list[str],
+        accelerator: Accelerator,
+    ):
+        self.config, self.model, self.reward, self.prompts = config, model, reward, prompts
+        self.accelerator, self.folder = accelerator, config.output_dir
+        self.target = NegativeEmbeddingTarget(model)
+        self.parameters = self.target.parameters()
+        self.initial = [parameter.detach().clone() for parameter in self.parameters]
+        # Neither foreach nor fused: one plain kernel after the other gives the same sums everywhere.
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay,
+            foreach=False,
+            fused=False,
+        )
+        self.monitor = Monitor(
+            model,
+            reward,
+            monitor,
+            prompts,
+            num_prompts=config.num_validation_prompts,
+            seed=config.seed,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+        )
+        self.metrics = MetricsLog(self.folder / METRICS)
+        self._settings = result_settings(config, prompts, accelerator.num_processes)
+        self.step = 0
+        """Updates done."""
+        self.best: Best | None = None
+        self._null_images: Tensor | None = None
+
+    def run(self) -> NegativeEmbedding:
+        """Learn from the start, or from the checkpoint that the configuration names, to the last step."""
+        config = self.config
+        resumed = self._start()
+        with progress_bar(config.max_train_steps, enabled=self.accelerator.is_main_process) as show:
+            if not resumed:
+                self._look()
+            while self.step < config.max_train_steps:
+                row = self._update()
+                last = self.step == config.max_train_steps
+                if last or self.step % config.validation_steps == 0:
+                    self._look()
+                if last or self.step % config.checkpointing_steps == 0:
+                    self._save()
+                show(self.step, row, self.best)
+        negative = self._export()
+        if self.accelerator.is_main_process:
+            self._write_report(negative)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return negative
+
+    def _start(self) -> bool:
+        """Prepare the folder and take up the checkpoint that was asked for; whether there was one."""
+        config, accelerator, path, rows = self.config, self.accelerator, None, 0
+        check_run_folder(config)
+        if accelerator.is_main_process:
+            clean_run_folder(self.folder)
+        accelerator.wait_for_everyone()
+        if config.resume_from_checkpoint is not None:
+            path = find_checkpoint(self.folder, config.resume_from_checkpoint)
+            if path is None:
+                logger.warning("%s holds no checkpoint yet: starting from the beginning", self.folder)
+        if path is not None:
+            rows = self._restore(path)
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            # Newer checkpoints go before their metrics rows, so that a kill in between leaves none without its rows.
+            discard_newer_checkpoints(self.folder, self.step)
+            if path is None:
+                self.metrics.restart(-1)
+            else:
+                self.metrics.restart(self.step, path.parent / METRICS)
+            if self.metrics.count < rows:
+                logger.warning("%s lacks %d rows of earlier steps", METRICS, rows - self.metrics.count)
+            write_config(config, accelerator.num_processes)
+        facts = (self.model.name, len(self.prompts), self.step, config.max_train_steps, self.folder)
+        logger.info("learning on %s from %d prompts, from step %d to %d, in %s", *facts)
+        accelerator.init_trackers("reneg", config={name: str(value) for name, value in self._settings.items()})
+        return path is not None
+
+    def _restore(self, path: Path) -> int:
+        """Take up a checkpoint's state; the number of metrics rows that belong to it."""
+        checkpoint = load_checkpoint(path)
+        check_settings(checkpoint.settings, self._settings, path)
+        for saved, now in zip(checkpoint.initial, self.initial, strict=True):
+            if saved.shape != now.shape or (saved.to(now) - now).norm() > FINGERPRINT_TOLERANCE * now.norm():
+                raise ValueError(f"{path} was made with another text encoder than that of --model {self.model.name}")
+        then, today = checkpoint.environment, environment()
+        if then != today:
+            logger.warning("%s was made with %s; going on with %s, the last bits may differ", path, then, today)
+        with torch.no_grad():
+            for own, saved in [(self.parameters, checkpoint.parameters), (self.initial, checkpoint.initial)]:
+                for tensor, value in zip(own, saved, strict=True):
+                    tensor.copy_(value)
+        state = {"state": dict(enumerate(checkpoint.optimizer))}
+        self.optimizer.load_state_dict(state | {"param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.step, self.best = checkpoint.step, checkpoint.best
+        logger.info("going on from %s", path)
+        return checkpoint.metrics_rows
+
+    def _update(self) -> Row:
+        """One optimiser step over the global batch (§4.2)."""
+        config, start = self.config, time.perf_counter()
+        factor = learning_rate_factor(config.lr_scheduler, self.step, config.max_train_steps, config.lr_warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * factor
+        rewards, step_index = self._gradient()
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=False)
+        self._check_update(rewards, norm)
+        if config.max_grad_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, config.max_grad_norm, norm, foreach=False)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        row: Row = {
+            "kind": "update",
+            "step": self.step,
+            "reward_mean": float(rewards.mean()),
+            "reward_std": float(rewards.std(correction=0)),
+            "reward_min": float(rewards.min()),
+            "reward_max": float(rewards.max()),
+            "step_index": step_index,
+            "grad_norm": float(norm),
+            "distance": relative_distance(self.parameters, self.initial),
+            "learning_rate": config.learning_rate * factor,
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        self._record(row)
+        return row
+
+    def _gradient(self) -> tuple[Float[Tensor, " b"], int]:
+        """Leave the gradient of the global batch in the parameters; its rewards, and the step that carried it."""
+        config, accelerator = self.config, self.accelerator
+        rewards, step_index = [], 0
+        for micro_batch in range(config.gradient_accumulation_steps):
+            numbers = sample_numbers(
+                self.step,
+                accelerator.process_index,
+                micro_batch,
+                train_batch_size=config.train_batch_size,
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                num_processes=accelerator.num_processes,
+            )
+            output = training_step(
+                self.model,
+                self.target,
+                self.reward,
+                [self.prompts[prompt_index(config.seed, number, len(self.prompts))] for number in numbers],
+                Streams(config.seed, self.step, numbers),
+                guidance_scale=config.guidance_scale,
+                num_inference_steps=config.num_inference_steps,
+                grad_step_range=config.grad_step_range,
+            )
+            (output.loss / config.gradient_accumulation_steps).backward()
+            rewards.append(output.rewards)
+            step_index = output.step_index
+        for parameter in self.parameters:
+            parameter.grad = cast(Tensor, accelerator.reduce(parameter.grad, "mean"))
+        return cast(Tensor, accelerator.gather(torch.cat(rewards))), step_index
+
+    def _look(self) -> None:
+        """Let the monitor look at the present state, and keep the state if it is the best so far."""
+        start, accelerator = time.perf_counter(), self.accelerator
+        negative = Conditioning(self.target.negative_prompt_embeds.detach())
+        mine = self.monitor.batches[accelerator.process_index :: accelerator.num_processes]
+        look = sum_up(gather_object([self.monitor.measure(negative, batch) for batch in mine]))
+        self._check_look(look.means)
+        if self.step == 0:
+            self._null_images = look.images
+        value = look.means.get("monitor")
+        if value is not None and (self.best is None or value > self.best.value):
+            self.best = Best(self.step, value, [parameter.detach().clone() for parameter in self.parameters])
+        seconds = round(time.perf_counter() - start, 3)
+        self._record({"kind": "validation", "step": self.step, **look.means, "seconds": seconds})
+        if accelerator.is_main_process:
+            write_samples(self.folder / SAMPLES / f"step-{self.step:06d}.png", self._shown_before(), look.images)
+        facts = ", ".join(f"{name} {mean:.4g}" for name, mean in look.means.items())
+        best = "" if self.best is None else f" (best monitor: step {self.best.step})"
+        logger.info("step %d of %d: %s%s", self.step, self.config.max_train_steps, facts, best)
+
+    def _shown_before(self) -> Float[Tensor, "b 3 H W"]:
+        """The grids' pictures with the null text; a resumed run has to sample them again."""
+        if self._null_images is None:
+            self._null_images = self.monitor.show(Conditioning(self.initial[0]))
+        return self._null_images
+
+    def _check_update(self, rewards: Float[Tensor, " b"], norm: Float[Tensor, ""]) -> None:
+        """Stop on NaN or infinity before it reaches the embedding; all processes see the same values, so all stop."""
+        broken = [name for name, value in (("reward", rewards), ("gradient", norm)) if not value.isfinite().all()]
+        if not broken:
+            return
+        kept = "nothing was learned yet"
+        if self.step > 0:
+            kept = f"the state after step {self.step} is kept in {self._save()}"
+            self._export()
+        raise FloatingPointError(
+            f"step {self.step + 1}: the {' and the '.join(broken)} became NaN or infinite; {kept}; {REMEDY}"
+        )
+
+    def _check_look(self, means: dict[str, float]) -> None:
+        """Stop when the embedding breaks the pictures: the last good state is then the best that was looked at."""
+        broken = [name for name, mean in means.items() if not isfinite(mean)]
+        if not broken:
+            return
+        kept = "nothing was learned yet"
+        if self.best is not None:
+            kept = f"the best state, of step {self.best.step}, is kept in {self.folder / FINAL}"
+            if self.accelerator.is_main_process:
+                self._embedding(self.best.step, self.best.parameters).save(self.folder / FINAL)
+        raise FloatingPointError(
+            f"step {self.step}: the {' and the '.join(broken)} of the monitor's pictures became NaN or infinite; "
+            f"{kept}; {REMEDY}"
+        )
+
+    def _record(self, row: Row) -> None:
+        if self.accelerator.is_main_process:
+            self.metrics.append(row)
+        values = {f"{row['kind']}/{name}": v for name, v in row.items() if not isinstance(v, str) and name != "step"}
+        self.accelerator.log(values, step=int(row["step"]))
+
+    def _save(self) -> Path:
+        """Write a checkpoint of the present state."""
+        path = self.folder / checkpoint_name(self.step)
+        if self.accelerator.is_main_process:
+            self.metrics.sync()
+            checkpoint = Checkpoint(
+                step=self.step,
+                parameters=[parameter.detach() for parameter in self.parameters],
+                initial=self.initial,
+                optimizer=[self.optimizer.state[p] for p in self.parameters if p in self.optimizer.state],
+                best=self.best,
+                metrics_rows=self.metrics.count,
+                settings=self._settings,
+                environment=environment(),
+            )
+            save_checkpoint(self.folder, checkpoint, total_limit=self.config.checkpoints_total_limit)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    def _export(self) -> NegativeEmbedding:
+        """Write the best and the last state as embeddings; the best is the run's result."""
+        last = self._embedding(self.step, self.parameters)
+        best = last if self.best is None else self._embedding(self.best.step, self.best.parameters)
+        if self.accelerator.is_main_process:
+            last.save(self.folder / LAST)
+            best.save(self.folder / FINAL)
+        return best
+
+    def _embedding(self, step: int, parameters: Sequence[Tensor]) -> NegativeEmbedding:
+        rows = read_rows(self.metrics.path)
+        metadata = embedding_metadata(self.config, self._settings, self.model.family, len(self.prompts), step, rows)
+        embeds, null = (tensor.detach().float().cpu() for tensor in (parameters[0], self.initial[0]))
+        return NegativeEmbedding(embeds, null, metadata)
+
+    def _write_report(self, negative: NegativeEmbedding) -> None:
+        embeds = negative.negative_prompt_embeds.to(self.model.device)
+        write_learning_report(
+            self.folder / REPORT,
+            read_rows(self.metrics.path),
+            negative,
+            {name: str(value) for name, value in plain_settings(self.config).items()},
+            self.monitor.shown_prompts,
+            self._shown_before(),
+            self.monitor.show(Conditioning(embeds)),
+        )
+        logger.info("the embedding of step %s is in %s", negative.metadata["step"], self.folder / FINAL)
+
+
+def relative_distance(tensors: Sequence[Tensor], references: Sequence[Tensor]) -> float:
+    """Norm of the difference, relative to the references' norm, over all tensors together."""
+    pairs = list(zip(tensors, references, strict=True))
+    moved = sum(float((tensor.detach() - reference).double().square().sum()) for tensor, reference in pairs)
+    return (moved / sum(float(reference.double().square().sum()) for _, reference in pairs)) ** 0.5
