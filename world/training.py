@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from .data import WORK
 
@@ -25,6 +26,26 @@ def learning_rate_at(progress: float, warm_up: float = 0.02, decay_from: float =
     if progress < warm_up:
         return progress / warm_up
     return 1.0 if progress < decay_from else 1.0 - 0.98 * (progress - decay_from) / (1 - decay_from)
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def average_between_processes(parameters: list[torch.nn.Parameter], seconds: float) -> float:
+    """Average the gradients, and the seconds that steer the schedule, over the processes of `torchrun`.
+
+    Two processes of one thread each make half as many pictures again per second as one process of two threads.
+    """
+    if not dist.is_initialized():
+        return seconds
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(g.flatten() for g in gradients), torch.tensor([seconds])])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, part in zip(gradients, flat[:-1].split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+    return float(flat[-1])
 
 
 class Run:
@@ -50,6 +71,9 @@ class Run:
             self.last_saved = self.seconds
 
     def save(self) -> None:
+        self.last_saved = self.seconds
+        if rank():
+            return
         state = {
             "modules": {key: module.state_dict() for key, module in self.modules.items()},
             "optimizer": self.optimizer.state_dict(),
@@ -59,7 +83,6 @@ class Run:
         temporary = self.folder / "state.tmp"
         torch.save(state, temporary)
         os.replace(temporary, self.folder / "state.pt")
-        self.last_saved = self.seconds
 
     def train(self, loss_of: Callable[[int], tuple[torch.Tensor, dict[str, float]]], after: Callable[[], None] | None = None):
         """Optimise `loss_of(step)` until the budget is spent."""
@@ -71,6 +94,7 @@ class Run:
                 group["lr"] = rate * learning_rate_at(self.seconds / self.budget)
             loss, figures = loss_of(self.step)
             loss.backward()
+            self.seconds = average_between_processes(parameters, self.seconds)
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
@@ -80,7 +104,7 @@ class Run:
             self.seconds += time.monotonic() - start
             for key, value in {"loss": float(loss.detach()), **figures}.items():
                 sums[key] = sums.get(key, 0.0) + value
-            if self.step % 50 == 0:
+            if self.step % 50 == 0 and not rank():
                 row = {"step": self.step, "seconds": round(self.seconds), **{k: round(v / 50, 5) for k, v in sums.items()}}
                 with (self.folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(row) + "\n")

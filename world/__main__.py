@@ -1,0 +1,89 @@
+"""The recipe of the bundled world: `python -m world STAGE`, or `python -m world all`.
+
+Every stage is seeded, resumes where it was interrupted, and leaves its state and log in the work folder.
+"""
+
+import argparse
+import json
+import os
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
+
+from . import export, generator, prompts, quality, rewards, tokenizer, vae
+from .data import WORK
+
+MINUTES = {"vae": 17.0, "generator": 72.0, "decoder": 12.0, "preference": 9.0, "monitor": 9.0, "judge": 10.0, "aesthetic": 5.0}
+"""Training time of each part on two cores (the rewards: on one)."""
+
+
+def load_tokenizer() -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(WORK / "tokenizer")
+
+
+def load_vae(sharpened: bool = False) -> AutoencoderKL:
+    """The trained autoencoder, with its sharpened decoder if that is asked for."""
+    start = vae.train(MINUTES["vae"])
+    return (vae.train(MINUTES["decoder"], decoder_only=True, name="decoder", start=start) if sharpened else start).eval()
+
+
+def load_latents() -> None:
+    if not (WORK / "latents.pt").exists():
+        generator.make_latents(load_vae(), load_tokenizer())
+
+
+def make_failures() -> None:
+    """Failures of the two under-trained snapshots: for training the rewards, and on held-out scenes to test them."""
+    scaling = torch.load(WORK / "latents.pt", weights_only=True)["scaling_factor"]
+    pipes = []
+    for number in range(len(generator.SNAPSHOTS)):
+        model = generator.Generator(load_tokenizer())
+        model.load_state_dict(torch.load(WORK / "generator" / f"snapshot-{number}.pt", weights_only=True))
+        pipes.append(generator.pipeline(model, load_tokenizer(), load_vae(), scaling))
+    torch.save(rewards.make_failures(pipes, count=3000, held_out=False, seed=31), WORK / "failures.pt")
+    torch.save(rewards.make_failures(pipes, count=400, held_out=True, seed=32), WORK / "failures-held-out.pt")
+
+
+def train_reward(name: str) -> torch.nn.Module:
+    return rewards.train(name, load_tokenizer(), load_vae(), MINUTES[name])
+
+
+def export_world() -> None:
+    models = {name: train_reward(name).eval() for name in rewards.REWARDS}
+    model = generator.train(load_tokenizer(), MINUTES["generator"])
+    export.export(model.eval(), load_tokenizer(), load_vae(sharpened=True), models)
+
+
+STAGES = {
+    "tokenizer": lambda: tokenizer.train(WORK / "tokenizer"),
+    "vae": load_vae,
+    "latents": load_latents,
+    "generator": lambda: generator.train(load_tokenizer(), MINUTES["generator"]),
+    "decoder": lambda: load_vae(sharpened=True),
+    "failures": make_failures,
+    **{name: (lambda name=name: train_reward(name)) for name in rewards.REWARDS},
+    "prompts": prompts.write,
+    "export": export_world,
+    "accuracy": lambda: quality.measure_rewards(torch.load(WORK / "failures-held-out.pt", weights_only=True)),
+    "quality": quality.measure_generator,
+}
+"""In the order in which they build on each other; `decoder` and the rewards can run beside `generator`."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m world", description=__doc__)
+    parser.add_argument("stage", choices=[*STAGES, "all"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("gloo")
+    for name, run in STAGES.items():
+        if arguments.stage in (name, "all"):
+            run()
+            print(json.dumps({"done": name}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Stage `export`: the finished world in the layouts of diffusers and transformers, with checksums."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from . import generator, prompts, rewards
+from .data import WORK, draw
+from .training import PACKAGE, to_tensor
+
+RECIPE_VERSION = "1"
+REAL_PICTURES = 156
+"""How many real pictures of evaluation prompts are shipped, to show what they score."""
+LIMIT_BYTES = 48 * 2**20
+
+
+def export(model: torch.nn.Module, tokenizer, vae, reward_models: dict[str, torch.nn.Module], folder: Path = PACKAGE) -> None:
+    scaling = torch.load(WORK / "latents.pt", weights_only=True)["scaling_factor"]
+    generator.save(generator.pipeline(model, tokenizer, vae, scaling), folder / "generator")
+    for name, reward in reward_models.items():
+        rewards.save(reward, tokenizer, folder / name)
+    prompts.write()
+    write_real_pictures(folder / "real.safetensors")
+    write_checksums(folder)
+
+
+def write_real_pictures(path: Path) -> None:
+    """Clean drawings for evaluation prompts spread over the styles, with their prompts."""
+    import numpy as np
+
+    rng = np.random.default_rng(41)
+    groups = prompts.evaluation_scenes().values()
+    each = REAL_PICTURES // len(groups)
+    scenes = [scenes[i * len(scenes) // each] for scenes in groups for i in range(each)]
+    pictures = (to_tensor([draw(scene, rng) for scene in scenes]) * 255).round().to(torch.uint8)
+    texts = [prompts.describe(scene) for scene in scenes]
+    save_file({"pictures": pictures.permute(0, 2, 3, 1).contiguous()}, path, metadata={"prompts": json.dumps(texts)})
+
+
+def write_checksums(folder: Path) -> None:
+    """`manifest.json`: recipe version, size and SHA-256 of every file."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
+    total = sum(path.stat().st_size for path in files)
+    if total > LIMIT_BYTES:
+        raise ValueError(f"the world takes {total} bytes, more than {LIMIT_BYTES}")
+    manifest = {
+        "recipe_version": RECIPE_VERSION,
+        "licence": "Apache-2.0; drawings: see NOTICE",
+        "bytes": total,
+        "sha256": {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
