@@ -42,7 +42,7 @@ class StableDiffusion:
         """
         try:
             pipe = StableDiffusionPipeline.from_pretrained(
-                source, torch_dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+                source, dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False
             )
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
