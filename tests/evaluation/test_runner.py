@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tiny import save_tiny_reward, tiny_pipeline
 
 from reneg.config import EvaluateConfig
 from reneg.evaluation import evaluate, print_table
@@ -162,6 +163,26 @@ def test_nan_is_refused(config, make_comparison):
     comparison.model.decode = lambda latents: latents * float("nan")
     with pytest.raises(ValueError, match="NaN"):
         compare(comparison, config)
+
+
+def test_the_command_from_folders_and_again(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    save_tiny_reward(tmp_path / "reward")
+    (tmp_path / "prompts.txt").write_text("a cat\nred hat\n")
+    config = EvaluateConfig(
+        model=str(tmp_path / "model"),
+        prompts=tmp_path / "prompts.txt",
+        negatives=["null", "bad"],
+        rewards=[str(tmp_path / "reward")],
+        num_inference_steps=2,
+        output_dir=tmp_path / "out",
+    )
+    first, second = evaluate(config), evaluate(config)
+    assert (first["work"]["pictures_sampled"], second["work"]["pictures_sampled"]) == (8, 0)
+    assert figures(first) == figures(second)
+    for rewards in ([], config.rewards * 2):
+        with pytest.raises(ValueError, match="--rewards"):
+            evaluate(replace(config, rewards=rewards))
 
 
 @pytest.mark.parametrize(
