@@ -1,15 +1,23 @@
 """Pictures equal those of diffusers' own pipeline, and depend on nothing but the seed and their number."""
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from tiny import tiny_model, tiny_pipeline
+from torch import Tensor
 
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning
 from reneg.models.sd import StableDiffusion
 
 PROMPTS = ["a cat", "red hat", "a big dog"]
+
+
+def pictures_of(output: Any) -> Tensor:
+    """The pictures of a pipeline's output, whose type depends on the arguments."""
+    return output.images
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +33,15 @@ def test_equal_to_diffusers_pipeline(negative, prediction_type):
     model = StableDiffusion(pipe, name="tiny")
     noise = picture_noise(model, picture_generators(0, 0, 3))
     own = generate(model, PROMPTS, negative, noise, guidance_scale=7.5, num_inference_steps=30)
-    reference = pipe(
+    output = pipe(
         prompt_embeds=model.encode_prompt(PROMPTS).prompt_embeds,
         negative_prompt_embeds=negative.expand(3).prompt_embeds,
         latents=noise,
         guidance_scale=7.5,
         num_inference_steps=30,
         output_type="pt",
-    ).images
+    )
+    reference = pictures_of(output)
     assert float(reference.std()) > 0.05  # something to compare
     assert float((own - reference).abs().max()) < 1e-5
 
@@ -43,7 +52,7 @@ def test_equal_to_diffusers_pipeline_given_texts():
     noise = picture_noise(model, picture_generators(0, 0, 3))
     own = generate(model, PROMPTS, model.encode_prompt(["bad"]), noise, num_inference_steps=5)
     options = {"latents": noise, "guidance_scale": 7.5, "num_inference_steps": 5, "output_type": "pt"}
-    reference = pipe(PROMPTS, negative_prompt=["bad"] * 3, **options).images
+    reference = pictures_of(pipe(PROMPTS, negative_prompt=["bad"] * 3, **options))
     assert float((own - reference).abs().max()) < 1e-5
 
 
@@ -57,7 +66,7 @@ def test_equal_to_diffusers_pipeline_with_ddpm(negative):
     generators = picture_generators(0, 0, 2)
     noise = picture_noise(model, generators)
     pipe.scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    reference = pipe(
+    output = pipe(
         prompt_embeds=model.encode_prompt(PROMPTS[:2]).prompt_embeds,
         negative_prompt_embeds=negative.expand(2).prompt_embeds,
         latents=noise,
@@ -65,7 +74,8 @@ def test_equal_to_diffusers_pipeline_with_ddpm(negative):
         guidance_scale=7.5,
         num_inference_steps=5,
         output_type="pt",
-    ).images
+    )
+    reference = pictures_of(output)
     assert float((own - reference).abs().max()) < 1e-5
 
 

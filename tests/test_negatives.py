@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,14 +103,14 @@ def test_pictures_are_those_of_diffusers_pipeline(embedding, tmp_path):
     pipe = tiny_pipeline()
     model = StableDiffusion(pipe, name="tiny")
     paths = write_pictures(model, ["a cat"], config(tmp_path / "out", prompt=["a cat"], negative=str(embedding)))
-    reference = pipe(
+    output: Any = pipe(
         ["a cat", "a cat"],
         negative_prompt_embeds=NegativeEmbedding.load(embedding).expand(2),
         latents=picture_noise(model, picture_generators(0, 0, 2)),
         guidance_scale=7.5,
         num_inference_steps=3,
-    ).images
-    for path, picture in zip(paths, reference, strict=True):
+    )
+    for path, picture in zip(paths, output.images, strict=True):
         difference = np.asarray(Image.open(path), dtype=int) - np.asarray(picture, dtype=int)
         assert np.abs(difference).max() <= 1  # where rounding falls on the edge
 

@@ -115,15 +115,12 @@ def plot_lines(series: dict[str, list[tuple[int | float, float]]], xlabel: str, 
     import matplotlib
     from matplotlib.figure import Figure
 
-    colors = {key: INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
-    # Text stays text, and ids stay the same from run to run. Dollar signs are no formulas here.
-    options: dict = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "reneg",
-        "text.parse_math": False,
-        "font.family": "sans-serif",
-    }
-    with matplotlib.rc_context({**colors, **options}):
+    with matplotlib.rc_context():
+        # Text stays text, and ids stay the same from run to run. Dollar signs are no formulas here.
+        matplotlib.rc("svg", fonttype="none", hashsalt="reneg")
+        matplotlib.rc("text", color=INK, parse_math=False)
+        matplotlib.rc("axes", edgecolor=INK, labelcolor=INK)
+        matplotlib.rc(("xtick", "ytick"), color=INK)
         figure = Figure(figsize=(7.6, 3.2), layout="constrained")
         axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
         for name, points in series.items():

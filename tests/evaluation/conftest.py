@@ -5,14 +5,15 @@ import torch
 
 from reneg.config import EvaluateConfig
 from reneg.evaluation.contenders import Comparison, load_contenders
-from reneg.interfaces import Conditioning
+from reneg.interfaces import Conditioning, PredictionType, Reward
 from reneg.randomness import make_generator
 
 
 class CountingModel:
     """Pulls every latent towards its conditioning; decodes by enlarging."""
 
-    name, family, prediction_type = "counting", "sd", "epsilon"
+    name, family = "counting", "sd"
+    prediction_type: PredictionType = "epsilon"
     dtype, device = torch.float32, torch.device("cpu")
     latent_shape, max_tokens = (3, 4, 4), 9
 
@@ -76,7 +77,7 @@ def make_comparison():
 
     def make(config: EvaluateConfig, real=None) -> Comparison:
         model = CountingModel()
-        rewards = [CountingReward("bright", slice(0, 3)), CountingReward("world/judge", slice(0, 1))]
+        rewards: list[Reward] = [CountingReward("bright", slice(0, 3)), CountingReward("world/judge", slice(0, 1))]
         groups = {"animals": ["a cat", "a big dog", "a hen"], "things": ["a lamp", "a <b>bold</b> chair"]}
         fingerprints = {"counting": "weights 1", "bright": "weights 2", "world/judge": "weights 3"}
         return Comparison(model, rewards, load_contenders(config.negatives, model), groups, fingerprints, real)

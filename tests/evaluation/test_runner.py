@@ -66,9 +66,9 @@ def test_files_tell_everything(config, make_comparison):
     assert "http" not in page and "<script" not in page
     assert "<b>bold" not in page and "&lt;b&gt;bold&lt;/b&gt;" in page
     assert page.count("<img") == 5 + 2 * 2 * 5  # every prompt; gains and losses of two negatives
-    console = Console(file=io.StringIO(), width=140)
-    print_table(results, console)
-    assert "third" in console.file.getvalue()
+    terminal = io.StringIO()
+    print_table(results, Console(file=terminal, width=140))
+    assert "third" in terminal.getvalue()
 
 
 def test_interrupted_anywhere_it_repeats_nothing(config, make_comparison):
