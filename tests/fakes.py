@@ -26,6 +26,7 @@ class GaussianModel:
     prediction_type: PredictionType = "epsilon"
     device = torch.device("cpu")
     latent_shape = (3, 4, 4)
+    max_tokens = 77
     spread = 0.3
 
     def __init__(self, dtype: torch.dtype = torch.float64):
@@ -35,6 +36,9 @@ class GaussianModel:
         self.weight = torch.randn(size, TOKENS * WIDTH, generator=generator, dtype=torch.float64).to(dtype) / 4
         self.calls = 0
         """Denoiser evaluations so far, one a sample and branch."""
+
+    def count_tokens(self, prompt: str) -> int:
+        return len(prompt.split()) + 2
 
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
         seeds = [int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "big") for prompt in prompts]

@@ -1,4 +1,4 @@
-"""Real Stable Diffusion and CLIP classes with random weights, small enough for a test, built in code without a file."""
+"""Real Stable Diffusion and CLIP classes with random weights, small enough for a test and built without a file."""
 
 # diffusers' and transformers' annotations contradict their code.
 # pyright: reportArgumentType=false

@@ -31,6 +31,7 @@ from reneg.metrics import MetricsLog, Row, read_rows
 from reneg.models import load_model
 from reneg.monitor import Monitor, sum_up
 from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
+from reneg.negatives import check_prompt_lengths
 from reneg.progress import progress_bar
 from reneg.prompts import read_prompts
 from reneg.randomness import Streams, prompt_index
@@ -66,7 +67,7 @@ def learn(config: LearnConfig) -> NegativeEmbedding:
         What `negative_embedding.safetensors` holds: the state that the monitor liked best, or the last without one.
 
     Raises:
-        ValueError: a setting names nothing usable, or the folder holds another run; in one line.
+        ValueError: a setting is not usable, a prompt too long, or the folder holds another run; in one line.
         FloatingPointError: a reward or the gradient became NaN or infinite; the state before is kept.
     """
     check_run_folder(config)
@@ -74,6 +75,7 @@ def learn(config: LearnConfig) -> NegativeEmbedding:
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
     model = load_model(config.model, scheduler=config.scheduler, device=device)
+    check_prompt_lengths(prompts, model)
     reward = load_reward(config.reward, device=device)
     monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
     return Learner(config, model, reward, monitor, prompts, accelerator).run()
