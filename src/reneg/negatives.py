@@ -48,7 +48,9 @@ def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negati
         return Conditioning(embedding.negative_prompt_embeds.to(model.device))
     if not value.strip():
         raise ValueError(f"{flag}: got an empty text; write null for the null text")
-    text = {"null": "", "handcrafted": handcrafted_negative_prompt(model)}.get(value, value)
+    if value == "null":
+        return model.encode_prompt([""])
+    text = handcrafted_negative_prompt(model) if value == "handcrafted" else value
     check_prompt_lengths([text], model, flag=flag)
     return model.encode_prompt([text])
 

@@ -120,7 +120,8 @@ def plot_lines(series: dict[str, list[tuple[int | float, float]]], xlabel: str, 
         matplotlib.rc("svg", fonttype="none", hashsalt="reneg")
         matplotlib.rc("text", color=INK, parse_math=False)
         matplotlib.rc("axes", edgecolor=INK, labelcolor=INK)
-        matplotlib.rc(("xtick", "ytick"), color=INK)
+        matplotlib.rc("xtick", color=INK)
+        matplotlib.rc("ytick", color=INK)
         figure = Figure(figsize=(7.6, 3.2), layout="constrained")
         axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
         for name, points in series.items():

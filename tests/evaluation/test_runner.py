@@ -84,7 +84,7 @@ def test_interrupted_anywhere_it_repeats_nothing(config, make_comparison):
         with pytest.raises(KeyboardInterrupt):
             compare(first, replace(config, output_dir=folder))
         results = compare(second, replace(config, output_dir=folder))
-        kept = results["work"]["pictures_reused"]
+        kept = results["work"]["pictures"] - results["work"]["pictures_sampled_in_this_run"]
         assert second.model.predictions == sampled - kept * 2 * 2
         # All that is lost is the batch that was under way.
         assert kept * 2 * 2 > first.model.predictions - 2 * batch
@@ -110,7 +110,7 @@ def test_a_new_negative_costs_its_own_pictures_only(config, make_comparison):
     more = replace(config, negatives=["null", "ugly=very ugly", "new=y", "renamed=x"], batch_size=3)
     comparison = make_comparison(more)
     results = compare(comparison, more)
-    assert results["work"]["pictures_sampled"] == 10
+    assert results["work"]["pictures_sampled_in_this_run"] == 10
     assert comparison.model.predictions == 10 * 3 * 2
     assert [reward.scored for reward in comparison.rewards] == [10, 10]
 
@@ -178,7 +178,7 @@ def test_the_command_from_folders_and_again(tmp_path):
         output_dir=tmp_path / "out",
     )
     first, second = evaluate(config), evaluate(config)
-    assert (first["work"]["pictures_sampled"], second["work"]["pictures_sampled"]) == (8, 0)
+    assert (first["work"]["pictures_sampled_in_this_run"], second["work"]["pictures_sampled_in_this_run"]) == (8, 0)
     assert figures(first) == figures(second)
     for rewards in ([], config.rewards * 2):
         with pytest.raises(ValueError, match="--rewards"):

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -57,12 +58,12 @@ class Comparison:
     """Name of the model and of each reward -> what identifies its weights."""
     real: RealPictures | None = None
 
-    @property
+    @cached_property
     def prompts(self) -> list[str]:
         """All prompts, group by group."""
         return [prompt for group in self.groups.values() for prompt in group]
 
-    @property
+    @cached_property
     def prompt_groups(self) -> list[str]:
         """The group of each prompt."""
         return [group for group, prompts in self.groups.items() for _ in prompts]

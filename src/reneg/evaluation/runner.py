@@ -68,12 +68,12 @@ def compare(comparison: Comparison, config: EvaluateConfig, *, console: Console 
         for contender in comparison.contenders:
             _sample(comparison, contender, stores[contender.name], config, advance)
         scores = _score(comparison, stores, config, advance)
-    sampled = len(stores) * total - reused
+    pictures = len(stores) * total
     work = {
-        "pictures_sampled": sampled,
-        "pictures_reused": reused,
-        "denoiser_evaluations": 2 * sampled * config.num_inference_steps,
-        "elapsed_seconds": round(time.perf_counter() - start, 1),
+        "pictures": pictures,
+        "denoiser_evaluations": 2 * pictures * config.num_inference_steps,
+        "pictures_sampled_in_this_run": pictures - reused,
+        "elapsed_seconds_of_this_run": round(time.perf_counter() - start, 1),
     }
     results = summarise(comparison, config, scores) | {"work": work}
     write_results(comparison, config, scores, results)
