@@ -138,7 +138,7 @@ def train(tokenizer: CLIPTokenizer, minutes: float, *, batch: int = 32, learning
         for number, share in enumerate(SNAPSHOTS):
             snapshot = run.folder / f"snapshot-{number}.pt"
             if run.seconds > share * run.budget and not snapshot.exists() and not rank():
-                torch.save(average.module.state_dict(), snapshot)
+                torch.save(model.state_dict(), snapshot)  # the average still remembers the start
 
     run.train(loss_of, after=after)
     return average.module

@@ -30,7 +30,7 @@ def learning_scenes(count: int = 1200) -> list[Scene]:
 
 
 def _vary(scene: Scene, rng: np.random.Generator) -> Scene:
-    size = str(rng.choice(["large", "medium", "small"], p=[0.5, 0.3, 0.2]))
+    size = str(rng.choice(["large", "medium", "small"], p=[0.6, 0.24, 0.16]))
     position = str(rng.choice(list(POSITIONS)[1:])) if size != "large" and rng.random() < 0.5 else "centre"
     return Scene(scene.subject, scene.style, scene.colour, size, position)
 

@@ -123,7 +123,7 @@ def mismatches(scene: Scene, rng: np.random.Generator, subject_only: bool = Fals
     return replace(scene, position=other(POSITIONS, scene.position))
 
 
-def make_pool(spec: RewardSpec, vae: AutoencoderKL, count: int = 12_000, decoded: float = 0.35) -> dict:
+def make_pool(spec: RewardSpec, vae: AutoencoderKL, count: int = 10_000, decoded: float = 0.3) -> dict:
     """Training pairs of a reward's split: clean and damaged pictures of the same scene, a part through the VAE."""
     rng = np.random.default_rng(spec.seed)
     scenes = [training_scene(rng, spec.split) for _ in range(count)]
@@ -220,7 +220,8 @@ def train(name: str, tokenizer: CLIPTokenizer, vae: AutoencoderKL, minutes: floa
         if not spec.text_width:
             return aesthetic_loss(model, clean, worse)
         texts = [text for row in rows for text in captions_of(pool["scenes"][row], rng)]
-        options = {"padding": "max_length", "max_length": MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
+        # To the longest only: under a causal mask with pooling at the end token, padding changes nothing but the cost.
+        options = {"padding": True, "max_length": MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
         ids = tokenizer(texts, **options).input_ids.unflatten(0, (batch, -1))
         return clip_loss(model, clean, worse, ids)
 

@@ -38,7 +38,8 @@ def _evaluate(config: EvaluateConfig) -> None:
     from reneg.evaluation import evaluate
     from reneg.evaluation.tables import print_table
 
-    print_table(evaluate(config), Console())
+    console = Console()
+    print_table(evaluate(config, console=console), console)
     print(f"Results: {config.output_dir / 'results.json'}")
     print(f"Report:  {config.output_dir / 'report.html'}")
 
