@@ -23,9 +23,12 @@ FINGERPRINT_TOLERANCE = 0.02
 another checkpoint's encoder far above."""
 
 
-def tensor_hash(tensor: Tensor) -> str:
-    """SHA-256 of a tensor's float32 bytes."""
-    return hashlib.sha256(tensor.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+def tensor_hash(*tensors: Tensor) -> str:
+    """SHA-256 of tensors' float32 bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, write) -> None:
@@ -79,18 +82,18 @@ class NegativeEmbedding:
                 return
         base = self.metadata.get("base_model", "an unknown model")
         raise ValueError(
-            f"this negative embedding ({own[0]}x{own[1]}, learned on {base}) belongs to another text encoder than that "
-            f"of {model_name} ({got[0]}x{got[1]}); use it with models that share the encoder of {base}, "
+            f"this negative embedding ({own[0]}x{own[1]}, learned on {base}) belongs to another text encoder than "
+            f"that of {model_name} ({got[0]}x{got[1]}); use it with models that share the encoder of {base}, "
             "or learn one with `reneg learn --model`"
         )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically, with a checksum of the embedding in its metadata."""
+        """Write one safetensors file, atomically, with a checksum of both tensors in its metadata."""
         tensors = {
             EMBEDS: self.negative_prompt_embeds.detach().float().cpu().contiguous(),
             NULL_EMBEDS: self.null_prompt_embeds.detach().float().cpu().contiguous(),
         }
-        metadata = {**self.metadata, "format": FORMAT, "sha256": tensor_hash(tensors[EMBEDS])}
+        metadata = {**self.metadata, "format": FORMAT, "sha256": tensor_hash(tensors[EMBEDS], tensors[NULL_EMBEDS])}
         write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     @classmethod
@@ -102,27 +105,36 @@ class NegativeEmbedding:
             ValueError: it is not a negative embedding, is damaged, or holds NaN or infinity.
         """
         path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; name the .safetensors file in it")
         if not path.is_file():
             raise FileNotFoundError(f"no negative embedding at {path}; `reneg learn` writes one")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = dict(file.metadata() or {})
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
         if not {EMBEDS, NULL_EMBEDS} <= tensors.keys():
             raise ValueError(f"{path} holds {sorted(tensors)}, a negative embedding holds {EMBEDS} and {NULL_EMBEDS}")
         embeds, null = tensors[EMBEDS], tensors[NULL_EMBEDS]
-        if embeds.ndim != 3 or embeds.shape[0] != 1 or embeds.shape != null.shape or not embeds.is_floating_point():
-            raise ValueError(
-                f"{path}: {EMBEDS} is {tuple(embeds.shape)} and {NULL_EMBEDS} {tuple(null.shape)}; "
-                "both must be floating point of one shape (1, tokens, width)"
+        floating = embeds.is_floating_point() and null.is_floating_point()
+        if (
+            embeds.ndim != 3
+            or embeds.shape[0] != 1
+            or embeds.shape != null.shape
+            or embeds.numel() == 0
+            or not floating
+        ):
+            got = " and ".join(
+                f"{key} {tuple(tensors[key].shape)} {tensors[key].dtype}" for key in (EMBEDS, NULL_EMBEDS)
             )
+            raise ValueError(f"{path} holds {got}; both must be floating point of one shape (1, tokens, width)")
         embeds, null = embeds.float(), null.float()
         if not (embeds.isfinite().all() and null.isfinite().all()):
             raise ValueError(f"{path} holds NaN or infinity; learn it again from an earlier checkpoint")
-        if metadata.get("sha256", "") != tensor_hash(embeds):
-            raise ValueError(f"{path} is damaged: its embedding does not match the checksum in its metadata")
+        if metadata.get("sha256", "") != tensor_hash(embeds, null):
+            raise ValueError(f"{path} is damaged: its tensors do not match the checksum in its metadata")
         return cls(embeds, null, metadata)
 
 

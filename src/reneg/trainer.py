@@ -28,7 +28,7 @@ from reneg.config import LearnConfig
 from reneg.interfaces import Conditioning, DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
-from reneg.models import load_model
+from reneg.models import check_device, load_model
 from reneg.monitor import Monitor, sum_up
 from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
 from reneg.negatives import check_prompt_lengths
@@ -100,6 +100,7 @@ def make_accelerator(config: LearnConfig) -> Accelerator:
         if name not in available:
             choices = ", ".join(["none", *available])
             raise ValueError(f"--report_to {name!r} is unknown or not installed; choose from {choices}")
+    check_device(config.device)
     cpu = config.device == "cpu"
     accelerator = Accelerator(cpu=cpu, log_with=trackers or None, project_dir=config.output_dir)
     if not cpu and accelerator.device.type != torch.device(config.device).type:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
+from transformers import CLIPTextModel
 
 from reneg.interfaces import Conditioning, PredictionType
 
@@ -38,16 +40,25 @@ class StableDiffusion:
         """Load safetensors weights from a folder or the hub; no pickle is read and no remote code is run.
 
         Raises:
-            ValueError: there is no such pipeline.
+            ValueError: there is no such pipeline, or a part of it is missing or damaged.
         """
+        options = {"dtype": dtype, "use_safetensors": True}
         try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, safety_checker=None, requires_safety_checker=False
+            # transformers fills missing weights with random ones and says so in its loading info alone.
+            text_encoder, info = CLIPTextModel.from_pretrained(
+                source, subfolder="text_encoder", output_loading_info=True, **options
             )
-        except (OSError, ValueError) as error:
+            if info["missing_keys"]:
+                raise ValueError(f"text_encoder lacks {len(info['missing_keys'])} of its weights")
+            pipe = StableDiffusionPipeline.from_pretrained(
+                source, text_encoder=text_encoder, safety_checker=None, requires_safety_checker=False, **options
+            ).to(device)
+            if pipe.tokenizer.vocab_size <= len(pipe.tokenizer.all_special_ids):
+                raise ValueError("there is no tokenizer")  # transformers makes an empty one up
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"--model {name!r} cannot be loaded as a Stable Diffusion pipeline: {reason}") from error
-        return cls(pipe.to(device), name=name, scheduler=scheduler)
+        return cls(pipe, name=name, scheduler=scheduler)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -42,6 +42,8 @@ def load_reward(reward: str, *, device: str = "cpu", dtype: torch.dtype = torch.
     """
     source = REWARDS.get(reward)
     if source is None and not Path(reward).is_dir():
-        raise ValueError(f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, or the folder of a CLIPModel")
+        raise ValueError(
+            f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, or the folder of a CLIPModel"
+        )
     source = source or RewardSource(Path(reward), "clip")
     return KINDS[source.kind].from_pretrained(source.folder, name=reward, device=device, dtype=dtype)

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
+from reneg.rewards.loading import load_complete
 from reneg.rewards.preprocess import ImagePreprocess
 
 
@@ -26,11 +27,7 @@ class AestheticReward:
         Raises:
             ValueError: the folder holds no such model.
         """
-        try:
-            model = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"reward {name!r} cannot be loaded as a CLIP vision model: {reason}") from error
+        model = load_complete(CLIPVisionModelWithProjection, folder, name=name, dtype=dtype)
         preprocess = ImagePreprocess.from_pretrained(folder, model.config.image_size)
         return cls(model.to(device), preprocess, name=name)
 

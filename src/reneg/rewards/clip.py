@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
+from reneg.rewards.loading import load_complete
 from reneg.rewards.preprocess import ImagePreprocess
 
 
@@ -29,12 +30,10 @@ class ClipReward:
         Raises:
             ValueError: the folder holds no such model.
         """
-        try:
-            model = CLIPModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-            tokenizer = CLIPTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"reward {name!r} cannot be loaded as a CLIPModel: {reason}") from error
+        model = load_complete(CLIPModel, folder, name=name, dtype=dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(folder)
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # transformers makes an empty one up
+            raise ValueError(f"reward {name!r} has no tokenizer in {folder}; save it with the model")
         preprocess = ImagePreprocess.from_pretrained(folder, model.config.vision_config.image_size)
         return cls(model.to(device), tokenizer, preprocess, name=name)
 
@@ -48,7 +47,9 @@ class ClipReward:
 
     def _tokenize(self, prompts: Sequence[str]) -> Tensor:
         limit = self.model.config.text_config.max_position_embeddings
-        if not self._warned and any(len(ids) > limit for ids in self.tokenizer(list(prompts), verbose=False).input_ids):
+        if not self._warned and any(
+            len(ids) > limit for ids in self.tokenizer(list(prompts), verbose=False).input_ids
+        ):
             warnings.warn(f"reward {self.name!r} reads the first {limit} tokens of longer prompts", stacklevel=3)
             self._warned = True
         # Padding to the full length keeps an item's score independent of its batch-mates.

@@ -24,8 +24,9 @@ class ImagePreprocess:
         """Read mean and deviation from `preprocessor_config.json`; the size is the model's own."""
         try:
             config = json.loads((folder / "preprocessor_config.json").read_text())
-            return cls(size, tuple(config["image_mean"]), tuple(config["image_std"]))
-        except (OSError, ValueError, KeyError) as error:
+            (r, g, b), (std_r, std_g, std_b) = config["image_mean"], config["image_std"]
+            return cls(size, (r, g, b), (std_r, std_g, std_b))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{folder} holds no readable preprocessor_config.json ({error})") from error
 
     def __call__(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 s s"]:
