@@ -1,5 +1,7 @@
 """The progress bar of a learning run."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -9,28 +11,46 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from reneg.checkpoint import Best
 from reneg.metrics import Row
 
+SPEED_SECONDS = 900
+"""How far back the time left is estimated from: steps of a large model take a minute each."""
+
 
 @contextmanager
 def progress_bar(max_train_steps: int, *, enabled: bool) -> Iterator[Callable[[int, Row, Best | None], None]]:
     """A bar on a terminal's standard error; nothing elsewhere, where the log lines tell the same.
 
     Yields:
-        A function to call after each update with the step, its metrics row and the best state so far.
+        A function to call after each update with the step, its metrics row and the best state so far, whose value and
+        step are shown.
     """
     console = Console(stderr=True)
     columns = (
-        TextColumn("learning"),
-        BarColumn(),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         TextColumn("{task.fields[facts]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not (enabled and console.is_terminal)) as progress:
+    visible = enabled and console.is_terminal
+    bar = Progress(*columns, console=console, disable=not visible, speed_estimate_period=SPEED_SECONDS)
+    with bar as progress, _logs_above_the_bar():
         task = progress.add_task("", total=max_train_steps, facts="")
 
         def show(step: int, row: Row, best: Best | None) -> None:
-            monitor = "" if best is None else f" · best monitor {best.value:.3f} (step {best.step})"
+            monitor = "" if best is None else f" · monitor {best.value:.3f} at {best.step}"
             facts = f"reward {row['reward_mean']:.3f}{monitor} · {1 / max(float(row['seconds']), 1e-3):.2f} steps/s"
             progress.update(task, completed=step, facts=facts)
 
         yield show
+
+
+@contextmanager
+def _logs_above_the_bar() -> Iterator[None]:
+    """While a bar is shown, rich replaces sys.stderr by a stream that prints above it: let the log handlers use it."""
+    handlers = [h for h in logging.getLogger().handlers if isinstance(h, logging.StreamHandler)]
+    streams = {handler: handler.setStream(sys.stderr) for handler in handlers if handler.stream is sys.__stderr__}
+    try:
+        yield
+    finally:
+        for handler, stream in streams.items():
+            if stream is not None:
+                handler.setStream(stream)
