@@ -93,6 +93,7 @@ class LearnConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.output_dir = Path(self.output_dir)  # Python callers give texts as well
         positive = ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "checkpointing_steps")
         for name in (*positive, "validation_steps", "num_validation_prompts", "checkpoints_total_limit"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
@@ -128,6 +129,7 @@ class GenerateConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.output_dir = Path(self.output_dir)  # Python callers give texts as well
         for name in ("num_images_per_prompt", "batch_size"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
         require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
@@ -161,6 +163,7 @@ class EvaluateConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.output_dir = Path(self.output_dir)  # Python callers give texts as well
         for name in ("num_seeds", "batch_size"):
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
         require(self.max_prompts is None or self.max_prompts >= 1, f"--max_prompts {self.max_prompts}: at least 1")

@@ -1,0 +1,94 @@
+"""Collect what `make results` measured: tables from the evaluation, and the README's before/after picture.
+
+    python results/collect.py runs/results/evaluation docs/before_after.png
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+from reneg.evaluation.tables import Row, by_group, mean_rows, paired_rows
+from reneg.generation import generate, picture_generators, picture_noise
+from reneg.models import load_model
+from reneg.negatives import resolve_negative
+from reneg.report import image_grid
+from reneg.world import load_prompts
+
+RESULTS = Path(__file__).parent
+COLUMNS = 12
+"""Prompts in the picture: so many spread evenly over the evaluation set, by their place alone."""
+LABEL = 88
+"""Pixels left of the picture's rows."""
+
+
+def markdown(rows: list[Row]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write_tables(evaluation: Path) -> dict:
+    results = json.loads((evaluation / "results.json").read_text())
+    shutil.copyfile(evaluation / "results.json", RESULTS / "world.json")
+    overall, settings = results["overall"], results["settings"]
+    parts = [
+        "# The bundled world: learned embeddings against the null text and N*",
+        f"Written by `results/collect.py` from `world.json`; `make results` measures it anew. {overall['num_prompts']} "
+        f"evaluation prompts, {settings['num_seeds']} noises each, the same for all; 95 % intervals from a bootstrap "
+        "over prompts. The learned embeddings differ in the seed of learning alone.",
+        "## Mean scores",
+        markdown(mean_rows(results, overall)),
+        *results["notes"],
+        "## Paired differences and wins",
+        markdown(paired_rows(results, overall)),
+        "## Mean scores by style",
+        markdown(by_group(results, mean_rows)),
+        "## Paired by style",
+        markdown(by_group(results, paired_rows)),
+    ]
+    (RESULTS / "world.md").write_text("\n\n".join(parts) + "\n")
+    return results
+
+
+@torch.no_grad()
+def draw_before_after(results: dict, path: Path) -> None:
+    """Null text, N* and the first learned embedding, from the same noises."""
+    model = load_model("world")
+    groups = load_prompts().evaluate.values()
+    each = COLUMNS // len(groups)
+    prompts = [prompts[(2 * i + 1) * len(prompts) // (2 * each)] for prompts in groups for i in range(each)]
+    rows = [
+        generate(
+            model,
+            prompts,
+            resolve_negative(negative["value"], model),
+            picture_noise(model, picture_generators(results["settings"]["seed"], 0, len(prompts))),
+        )
+        for negative in results["negatives"][:3]
+    ]
+    grid = image_grid(torch.cat(rows), COLUMNS, 2)
+    picture = Image.new("RGB", (LABEL + grid.width, grid.height), "white")
+    picture.paste(grid, (LABEL, 0))
+    pen, height = ImageDraw.Draw(picture), grid.height // len(rows)
+    for number, name in enumerate(("null text", "hand-written", "learned")):
+        pen.text((8, number * height + height // 2 - 6), name, fill="black", font_size=13)
+    path.parent.mkdir(exist_ok=True)
+    picture.save(path, optimize=True)
+    path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("evaluation", type=Path)
+    parser.add_argument("picture", type=Path)
+    arguments = parser.parse_args()
+    draw_before_after(write_tables(arguments.evaluation), arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
