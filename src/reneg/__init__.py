@@ -3,7 +3,7 @@
 The public names load on first use, so that importing the package costs nothing:
 
     import reneg
-    negative = reneg.learn(reneg.LearnConfig(output_dir="runs/mine"))
+    negative = reneg.learn(reneg.LearnConfig(output_dir="runs/mine", **reneg.preset("world")))
     images = pipe(prompts, negative_prompt_embeds=negative.expand(len(prompts))).images
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from reneg.config import EvaluateConfig as EvaluateConfig
     from reneg.config import GenerateConfig as GenerateConfig
     from reneg.config import LearnConfig as LearnConfig
+    from reneg.config import preset as preset
     from reneg.evaluation import evaluate as evaluate
     from reneg.generation import generate as generate
     from reneg.models import load_model as load_model
@@ -33,6 +34,7 @@ _HOME = {
     "learn": "reneg.trainer",
     "load_model": "reneg.models",
     "load_reward": "reneg.rewards",
+    "preset": "reneg.config",
 }
 """Public name -> the module that defines it."""
 
@@ -46,6 +48,7 @@ __all__ = [
     "learn",
     "load_model",
     "load_reward",
+    "preset",
 ]
 
 

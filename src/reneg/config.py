@@ -6,11 +6,18 @@ Defaults are the paper's (arXiv 2412.19637). `--model world`, the default model,
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 CONFIGS = Path(__file__).parent / "configs"
 PRESETS: dict[str, Path] = {"world": CONFIGS / "world.yaml"}
 """Model -> the preset that `reneg learn` applies for it."""
+
+
+def preset(model: str) -> dict[str, Any]:
+    """The settings that suit a model better than the paper's, for `LearnConfig(**preset(model))`; often none."""
+    return yaml.safe_load(PRESETS[model].read_text(encoding="utf-8")) if model in PRESETS else {}
 
 
 def require(condition: bool, message: str) -> None:
