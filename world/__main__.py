@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 from . import export, generator, prompts, quality, rewards, tokenizer, vae
 from .data import WORK
 
-MINUTES = {"vae": 17.0, "generator": 72.0, "decoder": 12.0, "preference": 7.0, "monitor": 6.0, "judge": 8.0, "aesthetic": 4.0}
+MINUTES = {"vae": 17.0, "generator": 57.0, "decoder": 12.0, "preference": 15.0, "monitor": 9.5, "judge": 20.5, "aesthetic": 5.5}
 """Training time of each part on two cores (the rewards: on one)."""
 
 

@@ -88,6 +88,7 @@ class Run:
         """Optimise `loss_of(step)` until the budget is spent."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         sums: dict[str, float] = {}
+        first = self.step
         while self.seconds < self.budget:
             start = time.monotonic()
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -111,4 +112,5 @@ class Run:
                 sums = {}
             if self.seconds - self.last_saved > 120:
                 self.save()
-        self.save()
+        if self.step > first:  # a finished stage is only read, by several processes at once
+            self.save()
