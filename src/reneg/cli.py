@@ -1,6 +1,7 @@
 """The `reneg` command: parse, wire, call. Everything heavy is imported inside the commands."""
 
 import logging
+import os
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
@@ -8,15 +9,14 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, set_parsing_settings
 from rich.console import Console
 from rich.table import Table
 
 from reneg import __version__
-from reneg.config import PRESETS, EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig
+from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
 
-EXIT_BAD_INPUT = 2
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def _learn(config: LearnConfig) -> None:
@@ -47,10 +47,11 @@ def _evaluate(config: EvaluateConfig) -> None:
 def _inspect(config: InspectConfig) -> None:
     from reneg.negative import NegativeEmbedding, describe
 
-    table = Table(show_header=False, title=str(config.file))
+    table = Table("", "", show_header=False, title=str(config.file))
+    table.columns[1].overflow = "fold"  # checksums stay whole
     for label, value in describe(NegativeEmbedding.load(config.file)).items():
         table.add_row(label, value)
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # brackets and colons in a file's texts are no markup
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ COMMANDS = {
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
 }
-LISTS = {"prompt": "one or more prompts", "negatives": "what to compare; NAME=VALUE names one", "rewards": "rewards to report"}
+LISTS = {
+    "prompt": "one or more prompts",
+    "negatives": "what to compare; NAME=VALUE names one",
+    "rewards": "rewards to report",
+}
 """Settings that take several values on the command line, and their help."""
 
 
@@ -80,11 +85,12 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         description="Learn, apply and judge negative embeddings for diffusion models (ReNeg, arXiv 2412.19637).",
         version=f"reneg {__version__}",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True, dest="command")
     subparsers = {}
     for name, command in COMMANDS.items():
-        subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False)
+        subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
         if command.config is InspectConfig:
             subparser.add_argument("file", type=Path, help="a negative embedding (.safetensors)")
         else:
@@ -110,12 +116,19 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     parser, subparsers = build_parser()
     parsed = parser.parse_args(list(arguments))
     name = parsed.command
-    if name == "learn" and parsed.learn.model in PRESETS:
-        subparsers[name].set_defaults(yaml.safe_load(PRESETS[parsed.learn.model].read_text()))
+    if name == "learn":
+        subparsers[name].set_defaults(preset(parsed.learn.model))
         parsed = parser.parse_args(list(arguments))
     settings = parsed[name].as_dict()
     settings.pop("config", None)
     return name, COMMANDS[name].config(**settings)
+
+
+def _quieten_libraries() -> None:
+    """Keep standard error for reneg's own lines. A user's settings of these variables stand."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def _one_line(error: BaseException) -> str:
@@ -123,7 +136,8 @@ def _one_line(error: BaseException) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0, or 2 after one line on what was wrong with the input."""
+    """Run the command line; 0, or 2 after one line on what was wrong with the input, or 1 after one on what failed."""
+    _quieten_libraries()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         name, config = parse(sys.argv[1:] if arguments is None else arguments)
@@ -131,7 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArgumentError, ValueError, OSError) as error:
         print(f"reneg: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except FloatingPointError as error:  # learning stopped at NaN or infinity
+        print(f"reneg: error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("reneg: interrupted; the same command continues where it can", file=sys.stderr)
-        return 130
+        return EXIT_INTERRUPTED
     return 0
