@@ -35,7 +35,8 @@ class ImagePreprocess:
         Nothing is clamped: a clamp would cut off the gradient of every pixel that is out of range.
         """
         if images.shape[-2:] != (self.size, self.size):
-            # PIL's bicubic is antialiased; this is its tensor counterpart to within two grey levels.
+            # PIL's bicubic is antialiased; this is its tensor counterpart to within two grey levels where PIL
+            # clips no overshoot between its two passes.
             images = F.interpolate(images, (self.size, self.size), mode="bicubic", antialias=True)
         mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (self.mean, self.std))
         return (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)

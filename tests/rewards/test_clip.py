@@ -1,0 +1,147 @@
+"""CLIP-type rewards: the contract of every reward, and equality with transformers' own CLIPModel."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import MAX_TOKENS, save_tiny_reward, tiny_clip_reward
+
+from reneg.rewards import REWARDS, load_reward
+from reneg.rewards.clip import ClipReward
+
+PROMPTS = ["a cat", "a red house", ""]
+
+
+@pytest.fixture(scope="module")
+def reward() -> ClipReward:
+    return tiny_clip_reward(torch.float64)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_one_score_an_image(reward: ClipReward, images: torch.Tensor, count: int):
+    assert reward(images[:count], PROMPTS[:count]).shape == (count,)
+
+
+def test_scores_follow_their_items_and_not_their_batch_mates(reward: ClipReward, images: torch.Tensor):
+    scores = reward(images, PROMPTS)
+    assert float(scores.std()) > 1e-3  # the scores differ
+    order = [2, 0, 1]
+    permuted = reward(images[order], [PROMPTS[i] for i in order])
+    torch.testing.assert_close(permuted, scores[order], rtol=0, atol=1e-10)
+    for i in range(3):
+        alone = reward(images[i : i + 1], PROMPTS[i : i + 1])
+        torch.testing.assert_close(alone, scores[i : i + 1], rtol=0, atol=1e-10)
+
+
+def test_image_and_prompt_both_matter(reward: ClipReward, images: torch.Tensor):
+    score = reward(images[:1], ["a cat"])
+    assert abs(float(reward(images[1:2], ["a cat"]) - score)) > 1e-4
+    assert abs(float(reward(images[:1], ["a dog"]) - score)) > 1e-4
+
+
+def test_every_pixel_has_a_finite_gradient(reward: ClipReward, images: torch.Tensor):
+    pixels = images.clone().requires_grad_()
+    reward(pixels, PROMPTS).sum().backward()
+    assert pixels.grad is not None
+    assert pixels.grad.isfinite().all()
+    assert (pixels.grad.abs().amax((1, 2, 3)) > 0).all()
+
+
+def test_weights_are_frozen_and_in_evaluation_mode(reward: ClipReward):
+    assert not any(parameter.requires_grad for parameter in reward.model.parameters())
+    assert not any(module.training for module in reward.model.modules())
+
+
+def test_equal_to_transformers_logits_per_image(reward: ClipReward, images: torch.Tensor):
+    """On the same pixels, and on each prompt's tokens alone: the padding changes nothing."""
+    scores = reward(images, PROMPTS)
+    pixels = reward.preprocess(images)
+    with torch.no_grad():
+        for i, prompt in enumerate(PROMPTS):
+            tokens = reward.tokenizer(prompt, return_tensors="pt")
+            logits = reward.model(pixel_values=pixels, **tokens).logits_per_image
+            torch.testing.assert_close(scores[i], logits[i, 0], rtol=0, atol=1e-8)
+
+
+def test_longer_prompts_are_cut_off_with_one_warning(images: torch.Tensor):
+    reward = tiny_clip_reward(torch.float64)
+    long = "b " * (MAX_TOKENS - 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        reward(images[:1], [long])  # exactly as long as the context
+    with pytest.warns(UserWarning, match=f"reads the first {MAX_TOKENS} tokens"):
+        cut = reward(images[:1], [long + "c d"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = reward(images[:1], [long + "e f"])  # it has been said
+    assert torch.equal(cut, again)
+
+
+def test_a_saved_folder_gives_the_same_reward(tmp_path: Path, images: torch.Tensor):
+    loaded = load_reward(str(save_tiny_reward(tmp_path / "reward", seed=4)))
+    assert loaded.name == str(tmp_path / "reward")
+    assert isinstance(loaded, ClipReward)
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+    pixels = images.float()
+    torch.testing.assert_close(loaded(pixels, PROMPTS), tiny_clip_reward(seed=4)(pixels, PROMPTS))
+    assert not torch.allclose(loaded(pixels, PROMPTS), tiny_clip_reward(seed=5)(pixels, PROMPTS), atol=1e-3)
+
+
+def test_half_precision_is_close(tmp_path: Path, images: torch.Tensor):
+    folder = save_tiny_reward(tmp_path / "reward")
+    half = load_reward(str(folder), dtype=torch.bfloat16)(images.float(), PROMPTS)
+    torch.testing.assert_close(half.float(), load_reward(str(folder))(images.float(), PROMPTS), rtol=0.05, atol=0.2)
+
+
+def drop_weights(folder: Path) -> None:
+    """transformers would fill them with random ones."""
+    tensors = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in tensors.items() if "visual" not in k}, folder / "model.safetensors", {"format": "pt"})
+
+
+def only_a_pickle(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def drop_tokenizer(folder: Path) -> None:
+    for path in folder.glob("token*"):
+        path.unlink()
+
+
+BAD = {
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "cannot be loaded as a CLIPModel"),
+    "truncated": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99),
+        "cannot be loaded as a CLIPModel",
+    ),
+    "incomplete": (drop_weights, "lacks 1 of its weights"),
+    "only a pickle": (only_a_pickle, "cannot be loaded as a CLIPModel"),
+    "broken config": (lambda folder: (folder / "config.json").write_text("{"), "cannot be loaded as a CLIPModel"),
+    "no tokenizer": (drop_tokenizer, "has no tokenizer"),
+    "no preprocessing": (lambda folder: (folder / "preprocessor_config.json").unlink(), "preprocessor_config.json"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_folders_are_refused_in_one_line(tmp_path: Path, kind: str):
+    folder = save_tiny_reward(tmp_path / "reward")
+    spoil, message = BAD[kind]
+    spoil(folder)
+    with pytest.raises(ValueError, match=message) as error:
+        load_reward(str(folder))
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_unknown_names_list_the_choices():
+    with pytest.raises(ValueError, match="reward 'beauty' is unknown; choose from") as error:
+        load_reward("beauty")
+    for name in REWARDS:
+        assert name in str(error.value)

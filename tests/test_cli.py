@@ -1,0 +1,270 @@
+"""The command line: presets and flags in their order, and one line for everything that is wrong."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tiny import save_tiny_reward, tiny_pipeline
+
+import reneg.cli
+from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main, parse
+from reneg.config import PRESETS, EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig
+from reneg.negative import NegativeEmbedding
+
+HEAVY = {"torch", "diffusers", "transformers", "accelerate", "matplotlib"}
+PRESET = yaml.safe_load(PRESETS["world"].read_text())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a reward, prompts, and two files that are no embedding for it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_pipeline().save_pretrained(folder / "model")
+    save_tiny_reward(folder / "reward")
+    (folder / "prompts.txt").write_text("a cat\na dog\n")
+    (folder / "empty.txt").write_text("\n")
+    (folder / "corrupt.safetensors").write_text("no tensor in it")
+    NegativeEmbedding(torch.ones(1, 77, 9), torch.ones(1, 77, 9)).save(folder / "foreign.safetensors")
+    return folder
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def learn_config(*arguments: str) -> LearnConfig:
+    name, config = parse(["learn", *arguments])
+    assert name == "learn" and isinstance(config, LearnConfig)
+    return config
+
+
+# What is parsed
+
+
+def test_learn_takes_the_worlds_preset():
+    config = learn_config()
+    assert config.model == "world"
+    assert {name: getattr(config, name) for name in PRESET} == PRESET
+    paper = LearnConfig()
+    assert {name: getattr(paper, name) for name in PRESET} != PRESET  # the preset changes something
+    untouched = vars(paper).keys() - PRESET.keys()
+    assert {name: getattr(config, name) for name in untouched} == {name: getattr(paper, name) for name in untouched}
+
+
+def test_other_models_have_the_papers_values():
+    assert learn_config("--model", "sd1.5") == LearnConfig(model="sd1.5")
+
+
+def test_flags_override_the_yaml_which_overrides_the_preset(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("learning_rate: 0.5\nmax_train_steps: 7\ngrad_step_range: [3, 4]\n")
+    assert PRESET.keys() > {"learning_rate", "max_train_steps", "train_batch_size"}
+    config = learn_config("--config", str(path), "--max_train_steps", "9")
+    assert config.max_train_steps == 9  # the flag
+    assert config.learning_rate == 0.5 and config.grad_step_range == (3, 4)  # the YAML
+    assert config.train_batch_size == PRESET["train_batch_size"]  # the preset
+    assert config.adam_beta1 == LearnConfig().adam_beta1  # the default
+
+
+def test_flags_override_the_preset():
+    config = learn_config("--learning_rate", "0.25", "--train_batch_size", "3")
+    assert (config.learning_rate, config.train_batch_size) == (0.25, 3)
+    assert config.max_train_steps == PRESET["max_train_steps"]
+
+
+def test_a_model_in_the_yaml_decides_the_preset(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model: sd1.5\n")
+    assert learn_config("--config", str(path)) == LearnConfig(model="sd1.5")
+    assert learn_config("--config", str(path), "--model", "world").learning_rate == PRESET["learning_rate"]
+
+
+def test_values_get_their_types():
+    config = learn_config(
+        *["--output_dir", "runs/x", "--grad_step_range", "[3, 4]", "--monitor", "null", "--max_grad_norm", "0.5"]
+    )
+    assert (config.output_dir, config.grad_step_range) == (Path("runs/x"), (3, 4))
+    assert (config.monitor, config.max_grad_norm) == (None, 0.5)
+    name, generate = parse(["generate", "--prompt", "a cat", "a dog", "--negative", "blurry"])
+    assert (name, generate) == ("generate", GenerateConfig(prompt=["a cat", "a dog"], negative="blurry"))
+    name, evaluate = parse(["evaluate", "--negatives", "null", "b=x.safetensors", "--num_seeds", "3"])
+    assert (name, evaluate) == ("evaluate", EvaluateConfig(negatives=["null", "b=x.safetensors"], num_seeds=3))
+    assert parse(["inspect", "x.safetensors"]) == ("inspect", InspectConfig(Path("x.safetensors")))
+
+
+# What is refused
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error of a command that fails."""
+    capsys.readouterr()
+    assert main(arguments) == EXIT_BAD_INPUT
+    output = capsys.readouterr()
+    # Loading weights may have shown progress bars; on a terminal they are overwritten, elsewhere they are off.
+    lines = [line for line in output.err.splitlines() if line.strip() and "%|" not in line]
+    assert len(lines) == 1, output.err
+    assert lines[0].startswith("reneg: error: ")
+    assert output.out == ""
+    return lines[0]
+
+
+MODEL = ["--model", "{tiny}/model", "--num_inference_steps", "2"]
+LEARN = ["learn", *MODEL, "--grad_step_range", "[0,1]", "--prompts", "{tiny}/prompts.txt", "--monitor", "null"]
+GENERATE = ["generate", *MODEL, "--prompt", "a cat"]
+EVALUATE = ["evaluate", *MODEL, "--prompts", "{tiny}/prompts.txt"]
+BAD = {
+    "no command": ([], "learn,generate,evaluate,inspect"),
+    "unknown command": (["paint"], "invalid choice: 'paint'"),
+    "unknown flag": (["learn", "--learning_rat", "3"], "--learning_rat"),
+    "unknown model": ([*LEARN, "--model", "sd9"], "--model 'sd9' is unknown; choose from world"),
+    "unknown reward": ([*LEARN, "--reward", "beauty"], "reward 'beauty' is unknown; choose from world/preference"),
+    "unknown monitor": ([*LEARN, "--reward", "{tiny}/reward", "--monitor", "beauty"], "'beauty' is unknown"),
+    "unknown judge": ([*EVALUATE, "--negatives", "null", "bad", "--rewards", "beauty"], "reward 'beauty' is unknown"),
+    "unknown scheduler": (["learn", "--scheduler", "euler"], "scheduler"),
+    "unknown device": ([*GENERATE, "--device", "gpu"], "--device 'gpu' cannot be used here"),
+    "unknown device to learn on": ([*LEARN, "--device", "gpu"], "--device 'gpu' cannot be used here"),
+    "no number": (["learn", "--learning_rate", "fast"], "learning_rate"),
+    "no whole number": (["learn", "--seed", "1.5"], "seed"),
+    "NaN": (["learn", "--learning_rate", "nan"], "learning_rate"),
+    "negative steps": (["learn", "--max_train_steps", "-3"], "--max_train_steps -3: must be at least 1"),
+    "negative sampling steps": ([*GENERATE, "--num_inference_steps", "-1"], "--num_inference_steps -1"),
+    "missing YAML": (["learn", "--config", "gone.yaml"], "gone.yaml"),
+    "broken YAML": (["learn", "--config", "broken.yaml"], "line 2"),
+    "unknown key in YAML": (["learn", "--config", "key.yaml"], "learning_rat"),
+    "bad value in YAML": (["learn", "--config", "value.yaml"], "seed"),
+    "missing prompts": (["learn", "--prompts", "gone.txt"], "--prompts gone.txt: there is no such file"),
+    "empty prompts": (["learn", "--prompts", "{tiny}/empty.txt"], "empty.txt holds no prompt"),
+    "empty prompts to draw": ([*GENERATE[:-2], "--prompts", "{tiny}/empty.txt"], "empty.txt holds no prompt"),
+    "empty prompts to evaluate": (["evaluate", "--prompts", "{tiny}/empty.txt"], "empty.txt holds no prompt"),
+    "too long prompt": ([*GENERATE[:-1], "a b c d e f g h i j k l m n o p"], "beyond the limit of 16 tokens"),
+    "no prompt": (["generate"], "--prompt TEXT or --prompts FILE"),
+    "unwritable run": ([*LEARN, "--output_dir", "{tiny}/prompts.txt/run"], "prompts.txt/run cannot be made"),
+    "unwritable pictures": (
+        [*GENERATE, "--output_dir", "{tiny}/prompts.txt/out"],
+        "prompts.txt/out cannot be written",
+    ),
+    "unwritable results": ([*EVALUATE, "--output_dir", "{tiny}/prompts.txt/out"], "prompts.txt/out cannot be written"),
+    "missing negative": ([*GENERATE, "--negative", "gone.safetensors"], "no negative embedding at gone.safetensors"),
+    "corrupt negative": ([*GENERATE, "--negative", "{tiny}/corrupt.safetensors"], "not a readable safetensors file"),
+    "foreign negative": ([*GENERATE, "--negative", "{tiny}/foreign.safetensors"], "belongs to another text encoder"),
+    "missing contender": ([*EVALUATE, "--negatives", "null", "gone.safetensors"], "gone.safetensors"),
+    "one contender": (["evaluate", "--negatives", "null"], "--negatives: give at least two"),
+    "nothing to inspect": (["inspect"], "file"),
+    "missing file": (["inspect", "gone.safetensors"], "no negative embedding at gone.safetensors"),
+    "corrupt file": (["inspect", "{tiny}/corrupt.safetensors"], "not a readable safetensors file"),
+    "a folder": (["inspect", "{tiny}"], "is a folder"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_gives_one_line(
+    kind: str, tiny: Path, in_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)  # pytest's own handlers stay
+    (in_folder / "broken.yaml").write_text("seed: [\n")
+    (in_folder / "key.yaml").write_text("learning_rat: 3\n")
+    (in_folder / "value.yaml").write_text("seed: many\n")
+    arguments, message = BAD[kind]
+    line = refused([argument.format(tiny=tiny) for argument in arguments], capsys)
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (FloatingPointError("step 3: the reward\nbecame NaN"), EXIT_FAILED, "step 3: the reward became NaN"),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted"),
+        (OSError("disk full"), EXIT_BAD_INPUT, "disk full"),
+    ],
+    ids=["nan", "interrupted", "disk full"],
+)
+def test_what_stops_a_command_is_told_in_one_line(
+    error: BaseException,
+    code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def fail(config: Any) -> None:
+        raise error
+
+    command = reneg.cli.Command(fail, InspectConfig, "")
+    monkeypatch.setattr("reneg.cli.COMMANDS", reneg.cli.COMMANDS | {"inspect": command})
+    assert main(["inspect", "x"]) == code
+    err = capsys.readouterr().err
+    assert told in err and err.count("\n") == 1
+
+
+def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
+    """An error that is no fault of the input keeps its traceback."""
+
+    def fail(config: Any) -> None:
+        raise KeyError("defect")
+
+    command = reneg.cli.Command(fail, InspectConfig, "")
+    monkeypatch.setattr("reneg.cli.COMMANDS", reneg.cli.COMMANDS | {"inspect": command})
+    with pytest.raises(KeyError):
+        main(["inspect", "x"])
+
+
+# What is printed
+
+
+def test_inspect_tells_everything_without_reading_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "mine.safetensors"
+    NegativeEmbedding(torch.ones(1, 3, 4), torch.eye(4)[None, :3], {"base_model": "a[/b] [red]:cat:"}).save(path)
+    assert main(["inspect", str(path)]) == 0
+    output = capsys.readouterr().out
+    assert "3 tokens x 4" in output
+    assert "a[/b] [red]:cat:" in output
+    checksum = NegativeEmbedding.load(path).metadata["sha256"]
+    assert checksum in "".join(character for character in output if character.isalnum())  # folded, and whole
+
+
+def test_generate_tells_where_the_pictures_are(tiny: Path, in_folder: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = [argument.format(tiny=tiny) for argument in GENERATE]
+    assert main([*arguments, "--output_dir", "out"]) == 0
+    assert capsys.readouterr().out == "1 pictures in out\n"
+    assert (in_folder / "out" / "00000.png").is_file()
+
+
+def test_errors_of_the_installed_command_are_one_line_and_need_nothing_heavy():
+    code = (
+        f"import sys; from reneg.cli import main; c = main(sys.argv[1:]); print(c, *({HEAVY!r} & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", code, "learn", "--max_train_steps", "-3"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(EXIT_BAD_INPUT)]
+    assert done.stderr == "reneg: error: --max_train_steps -3: must be at least 1\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["learn", "--help"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]):
+    code = (
+        "import sys; from reneg.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        f"finally: print('heavy:', *({HEAVY!r} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy:"
+    assert "reneg" in done.stdout
+
+
+def test_loading_leaves_no_line_of_the_libraries_on_standard_error(tiny: Path, in_folder: Path):
+    """In a fresh process that is no terminal: neither warnings nor progress bars, only the error's own line."""
+    arguments = [argument.format(tiny=tiny) for argument in BAD["foreign negative"][0]]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from reneg.cli import main; sys.exit(main(sys.argv[1:]))",
+        *arguments,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_BAD_INPUT
+    assert done.stderr.startswith("reneg: error: ") and done.stderr.count("\n") == 1, done.stderr
