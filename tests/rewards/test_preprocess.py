@@ -33,7 +33,7 @@ def test_resize_is_pils_bicubic_within_two_grey_levels(side: int, size: int):
     assert own.shape == (size, size, 3)
     assert np.abs(own - reference).max() <= 2
     nearest = np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST), dtype=float)
-    assert np.abs(own - nearest).max() > 20  # there is something to get wrong
+    assert np.abs(own - nearest).max() > 6  # there is something to get wrong
 
 
 def test_the_right_size_is_not_touched():
