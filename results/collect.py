@@ -1,6 +1,6 @@
 """Collect what `make results` measured: tables from the evaluation, and the README's before/after picture.
 
-    python results/collect.py runs/results/evaluation docs/before_after.png
+python results/collect.py runs/results/evaluation docs/before_after.png
 """
 
 import argparse
@@ -26,6 +26,7 @@ LABEL = 88
 
 
 def markdown(rows: list[Row]) -> str:
+    """Rows as a Markdown table."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
@@ -33,13 +34,14 @@ def markdown(rows: list[Row]) -> str:
 
 
 def write_tables(evaluation: Path) -> dict:
+    """Copy results.json and write its tables; returns the results."""
     results = json.loads((evaluation / "results.json").read_text())
     shutil.copyfile(evaluation / "results.json", RESULTS / "world.json")
     overall, settings = results["overall"], results["settings"]
     parts = [
         "# The bundled world: learned embeddings against the null text and N*",
-        f"Written by `results/collect.py` from `world.json`; `make results` measures it anew. {overall['num_prompts']} "
-        f"evaluation prompts, {settings['num_seeds']} noises each, the same for all; 95 % intervals from a bootstrap "
+        "Written by `results/collect.py` from `world.json`; `make results` measures it anew. "
+        f"{overall['num_prompts']} evaluation prompts, {settings['num_seeds']} noises each, the same for all; 95 % intervals from a bootstrap "
         "over prompts. The learned embeddings differ in the seed of learning alone.",
         "## Mean scores",
         markdown(mean_rows(results, overall)),
@@ -83,6 +85,7 @@ def draw_before_after(results: dict, path: Path) -> None:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("evaluation", type=Path)
     parser.add_argument("picture", type=Path)

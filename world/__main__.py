@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 from . import export, generator, prompts, quality, rewards, tokenizer, vae
 from .data import WORK
 
-MINUTES = {"vae": 17.0, "generator": 57.0, "decoder": 12.0, "preference": 15.0, "monitor": 9.5, "judge": 20.5, "aesthetic": 5.5}
+MINUTES = {"vae": 17.0, "generator": 54.5, "preference": 15.0, "monitor": 9.5, "judge": 20.5, "aesthetic": 5.5}
 """Training time of each part on two cores (the rewards: on one)."""
 
 
@@ -22,10 +22,8 @@ def load_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(WORK / "tokenizer")
 
 
-def load_vae(sharpened: bool = False) -> AutoencoderKL:
-    """The trained autoencoder, with its sharpened decoder if that is asked for."""
-    start = vae.train(MINUTES["vae"])
-    return (vae.train(MINUTES["decoder"], decoder_only=True, name="decoder", start=start) if sharpened else start).eval()
+def load_vae() -> AutoencoderKL:
+    return vae.train(MINUTES["vae"])
 
 
 def load_latents() -> None:
@@ -52,7 +50,7 @@ def train_reward(name: str) -> torch.nn.Module:
 def export_world() -> None:
     models = {name: train_reward(name).eval() for name in rewards.REWARDS}
     model = generator.train(load_tokenizer(), MINUTES["generator"])
-    export.export(model.eval(), load_tokenizer(), load_vae(sharpened=True), models)
+    export.export(model.eval(), load_tokenizer(), load_vae(), models)
 
 
 STAGES = {
@@ -60,7 +58,6 @@ STAGES = {
     "vae": load_vae,
     "latents": load_latents,
     "generator": lambda: generator.train(load_tokenizer(), MINUTES["generator"]),
-    "decoder": lambda: load_vae(sharpened=True),
     "failures": make_failures,
     **{name: (lambda name=name: train_reward(name)) for name in rewards.REWARDS},
     "prompts": prompts.write,
@@ -68,7 +65,7 @@ STAGES = {
     "accuracy": lambda: quality.measure_rewards(torch.load(WORK / "failures-held-out.pt", weights_only=True)),
     "quality": quality.measure_generator,
 }
-"""In the order in which they build on each other; `decoder` and the rewards can run beside `generator`."""
+"""In the order in which they build on each other."""
 
 
 def main() -> None:

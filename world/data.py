@@ -108,7 +108,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def in_split(scene: Scene, split: int) -> bool:
-    """Whether a training combination belongs to a reward's data split: each of five splits leaves out its own fifth."""
+    """Whether a training combination belongs to a reward's data split: each leaves out its own fifth."""
     return not is_held_out(scene) and int(fraction("split: " + scene.combination) * 5) != split
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ REAL_PICTURES = 156
 LIMIT_BYTES = 48 * 2**20
 
 
-def export(model: torch.nn.Module, tokenizer, vae, reward_models: dict[str, torch.nn.Module], folder: Path = PACKAGE) -> None:
+def export(
+    model: torch.nn.Module, tokenizer, vae, reward_models: dict[str, torch.nn.Module], folder: Path = PACKAGE
+) -> None:
     scaling = torch.load(WORK / "latents.pt", weights_only=True)["scaling_factor"]
     generator.save(generator.pipeline(model, tokenizer, vae, scaling), folder / "generator")
     for name, reward in reward_models.items():
@@ -25,6 +28,14 @@ def export(model: torch.nn.Module, tokenizer, vae, reward_models: dict[str, torc
     prompts.write()
     write_real_pictures(folder / "real.safetensors")
     write_checksums(folder)
+    copy_logs()
+
+
+def copy_logs(folder: Path = Path(__file__).parent / "results" / "training") -> None:
+    """Losses, accuracies and wall time of the training as it was."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for log in WORK.glob("*/log.jsonl"):
+        shutil.copyfile(log, folder / f"{log.parent.name}.jsonl")
 
 
 def write_real_pictures(path: Path) -> None:

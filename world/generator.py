@@ -23,7 +23,7 @@ from .vae import LATENT_CHANNELS
 BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PICTURES = 40_000
 GAMMA = 5.0
-SNAPSHOTS = (0.08, 0.2)
+SNAPSHOTS = (0.11, 0.59)
 """Shares of the training after which a snapshot is kept: their failures teach the rewards."""
 EMPTY_SHARE = 0.1
 """Share of captions replaced by "", which makes the null text the unconditional branch."""
@@ -106,14 +106,16 @@ def train(tokenizer: CLIPTokenizer, minutes: float, *, batch: int = 32, learning
     """Train for a budget of minutes and return the moving average of the weights.
 
     Args:
-        batch: of each process; the shipped weights were trained by two (`torchrun --nproc-per-node 2 -m world generator`).
+        batch: of each process; the shipped weights were trained by two, started by `torchrun`.
     """
     torch.manual_seed(3)
     data = torch.load(WORK / "latents.pt", weights_only=True)
     model = Generator(tokenizer).to(memory_format=torch.channels_last)
     model.unet.set_attn_processor(AttnProcessor())  # faster than the fused kernel at 64 positions on a CPU
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-3, betas=(0.9, 0.99), fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, weight_decay=1e-3, betas=(0.9, 0.99), fused=True
+    )
     run = Run("generator", {"model": model, "average": average}, optimizer, minutes)
     alphas = DDPMScheduler(**BETAS).alphas_cumprod
     weight = (GAMMA * (1 - alphas) / alphas).clamp(max=1.0)  # min(SNR, gamma) / SNR for the epsilon loss
@@ -144,7 +146,9 @@ def train(tokenizer: CLIPTokenizer, minutes: float, *, batch: int = 32, learning
     return average.module
 
 
-def pipeline(generator: Generator, tokenizer: CLIPTokenizer, vae: AutoencoderKL, scaling: float) -> StableDiffusionPipeline:
+def pipeline(
+    generator: Generator, tokenizer: CLIPTokenizer, vae: AutoencoderKL, scaling: float
+) -> StableDiffusionPipeline:
     """diffusers' own pipeline around the trained parts."""
     vae.register_to_config(scaling_factor=float(scaling))
     scheduler = DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)

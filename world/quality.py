@@ -14,7 +14,7 @@ from reneg.interfaces import Reward
 from reneg.models import load_model
 from reneg.rewards import load_reward
 
-from .data import DAMAGES, SUBJECT_NAMES, WORK, Scene, damage, describe, draw, is_held_out, random_scene
+from .data import DAMAGES, SUBJECT_NAMES, Scene, damage, describe, draw, is_held_out, random_scene
 from .prompts import evaluation_scenes
 from .rewards import mismatches
 from .training import to_tensor
@@ -119,7 +119,10 @@ def measure_generator() -> None:
     start = time.perf_counter()
     generate(model, prompts[:4], null, picture_noise(model, picture_generators(61, 0, 4)))
     elapsed = time.perf_counter() - start
-    by_style = {s: round(float(np.mean([h for h, c in zip(hits, scenes, strict=True) if c.style == s])), 3) for s in evaluation_scenes()}
+    by_style = {
+        s: round(float(np.mean([h for h, c in zip(hits, scenes, strict=True) if c.style == s])), 3)
+        for s in evaluation_scenes()
+    }
     results = {
         "pictures": len(pictures),
         "distractors": DISTRACTORS,

@@ -6,7 +6,6 @@ seed, nor size, nor data split with each other, and nothing with the generator's
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +16,6 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig,
 
 from .data import (
     COLOURS,
-    DAMAGES,
     POSITIONS,
     SIZE,
     STYLES,
@@ -170,7 +168,9 @@ def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
     return texts
 
 
-def clip_loss(model: CLIPModel, clean: torch.Tensor, worse: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, dict]:
+def clip_loss(
+    model: CLIPModel, clean: torch.Tensor, worse: torch.Tensor, ids: torch.Tensor
+) -> tuple[torch.Tensor, dict]:
     """Contrast over the batch, the true caption against wrong ones, and clean over worse for the true caption.
 
     Args:
@@ -196,7 +196,9 @@ def clip_loss(model: CLIPModel, clean: torch.Tensor, worse: torch.Tensor, ids: t
     return contrast + caption + preference, figures
 
 
-def aesthetic_loss(model: CLIPVisionModelWithProjection, clean: torch.Tensor, worse: torch.Tensor) -> tuple[torch.Tensor, dict]:
+def aesthetic_loss(
+    model: CLIPVisionModelWithProjection, clean: torch.Tensor, worse: torch.Tensor
+) -> tuple[torch.Tensor, dict]:
     """Clean over worse, of the same scene and across scenes; scores kept near zero mean."""
     scores = model(pixel_values=normalise(torch.cat([clean, worse]))).image_embeds.squeeze(-1)
     good, bad = scores.split(len(clean))

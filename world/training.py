@@ -55,7 +55,9 @@ class Run:
     the machine; the log records the steps that this came to.
     """
 
-    def __init__(self, name: str, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, minutes: float):
+    def __init__(
+        self, name: str, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, minutes: float
+    ):
         self.name, self.modules, self.optimizer, self.budget = name, modules, optimizer, 60 * minutes
         self.folder = WORK / name
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +86,9 @@ class Run:
         torch.save(state, temporary)
         os.replace(temporary, self.folder / "state.pt")
 
-    def train(self, loss_of: Callable[[int], tuple[torch.Tensor, dict[str, float]]], after: Callable[[], None] | None = None):
+    def train(
+        self, loss_of: Callable[[int], tuple[torch.Tensor, dict[str, float]]], after: Callable[[], None] | None = None
+    ):
         """Optimise `loss_of(step)` until the budget is spent."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         sums: dict[str, float] = {}
@@ -106,7 +110,11 @@ class Run:
             for key, value in {"loss": float(loss.detach()), **figures}.items():
                 sums[key] = sums.get(key, 0.0) + value
             if self.step % 50 == 0 and not rank():
-                row = {"step": self.step, "seconds": round(self.seconds), **{k: round(v / 50, 5) for k, v in sums.items()}}
+                row = {
+                    "step": self.step,
+                    "seconds": round(self.seconds),
+                    **{k: round(v / 50, 5) for k, v in sums.items()},
+                }
                 with (self.folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(row) + "\n")
                 sums = {}

@@ -1,8 +1,4 @@
-"""Stage `vae`: an AutoencoderKL with 8x8 latents for pictures of 64x64.
-
-Two parts: the whole autoencoder first; then, with the encoder frozen so that the latent space stays as it is, the
-decoder alone is trained on for sharpness (it can run beside the denoiser's training).
-"""
+"""Stage `vae`: an AutoencoderKL with 8x8 latents for pictures of 64x64."""
 
 import numpy as np
 import torch
@@ -69,25 +65,20 @@ def psnr(vae: AutoencoderKL, count: int = 64) -> float:
     return float((10 * torch.log10(4 / (output - target).pow(2).mean((1, 2, 3)))).mean())
 
 
-def train(minutes: float, *, batch: int = 8, decoder_only: bool = False, name: str = "vae", start=None) -> AutoencoderKL:
+def train(minutes: float, *, batch: int = 8) -> AutoencoderKL:
     torch.manual_seed(0)
     vae = build().to(memory_format=torch.channels_last)
-    if start is not None:
-        vae.load_state_dict(start.state_dict())
-    if decoder_only:
-        vae.encoder.requires_grad_(False)
-        vae.quant_conv.requires_grad_(False)
-    parameters = [p for p in vae.parameters() if p.requires_grad]
-    run = Run(name, {"vae": vae}, torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4, betas=(0.9, 0.99)), minutes)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4, betas=(0.9, 0.99))
+    run = Run("vae", {"vae": vae}, optimizer, minutes)
 
     def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        target = pictures(step, batch, seed=2 if decoder_only else 1).to(memory_format=torch.channels_last)
+        target = pictures(step, batch, seed=1).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(target).latent_dist
             output = vae.decode(posterior.sample()).sample.float()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = reconstruction_loss(output, target, edges=1.0 if decoder_only else 0.2) + 1e-4 * kl
+        loss = reconstruction_loss(output, target, edges=0.2) + 1e-4 * kl
         return loss, {"kl": float(kl.detach()), "mse": float((output - target).pow(2).mean().detach())}
 
     run.train(loss_of)
-    return vae
+    return vae.eval()

@@ -22,4 +22,5 @@ class WorldPrompts:
 
 @lru_cache
 def load_prompts() -> WorldPrompts:
+    """The prompts that are shipped with the weights."""
     return WorldPrompts(**json.loads((WEIGHTS / "prompts.json").read_text()))
