@@ -40,9 +40,9 @@ def write_tables(evaluation: Path) -> dict:
     overall, settings = results["overall"], results["settings"]
     parts = [
         "# The bundled world: learned embeddings against the null text and N*",
-        "Written by `results/collect.py` from `world.json`; `make results` measures it anew. "
-        f"{overall['num_prompts']} evaluation prompts, {settings['num_seeds']} noises each, the same for all; 95 % intervals from a bootstrap "
-        "over prompts. The learned embeddings differ in the seed of learning alone.",
+        "Written by `results/collect.py` from `world.json`; `make results` measures it anew.",
+        f"{overall['num_prompts']} evaluation prompts, {settings['num_seeds']} noises each, the same for all; 95 % "
+        "intervals from a bootstrap over prompts. The learned embeddings differ in the seed of learning alone.",
         "## Mean scores",
         markdown(mean_rows(results, overall)),
         *results["notes"],
