@@ -1,0 +1,185 @@
+"""The bundled world as it ships: whole, loadable without this package, and fit to learn on."""
+
+import hashlib
+import json
+import re
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image, ImageFilter
+from transformers import CLIPModel, CLIPVisionModelWithProjection
+
+from reneg.algorithm import training_step
+from reneg.evaluation.contenders import load_real_pictures
+from reneg.generation import generate, picture_generators, picture_noise
+from reneg.models import load_model
+from reneg.models.sd import StableDiffusion
+from reneg.randomness import Streams
+from reneg.report import to_images
+from reneg.rewards import REWARDS, load_reward
+from reneg.targets import NegativeEmbeddingTarget
+from reneg.world import WEIGHTS, load_prompts
+
+MANIFEST = WEIGHTS / "manifest.json"
+pytestmark = pytest.mark.skipif(not MANIFEST.exists(), reason="the world's weights are not there")
+
+LIMIT_BYTES = 48 * 2**20
+PROMPT = re.compile(
+    r"(?P<style>\w+) drawing of (?:an? )?(?:(?:large|small) )?(?P<subject>.+?)"
+    r"(?: at the (?:left|right|top|bottom))? on a (?P<colour>\w+) background"
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusion:
+    model = load_model("world")
+    assert isinstance(model, StableDiffusion)
+    return model
+
+
+def combination(prompt: str) -> tuple[str, str, str]:
+    match = PROMPT.fullmatch(prompt)
+    assert match, prompt
+    return match["subject"], match["style"], match["colour"]
+
+
+# Files
+
+
+def test_every_file_is_the_manifests():
+    manifest = json.loads(MANIFEST.read_text())
+    assert manifest["recipe_version"] and manifest["licence"]
+    files = {path.relative_to(WEIGHTS).as_posix(): path for path in WEIGHTS.rglob("*") if path.is_file()}
+    files.pop("manifest.json")
+    assert files.keys() == manifest["sha256"].keys()
+    for name, path in files.items():
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"][name], name
+    total = sum(path.stat().st_size for path in files.values())
+    assert total == manifest["bytes"] <= LIMIT_BYTES
+
+
+def test_no_file_is_a_pickle():
+    assert {path.suffix for path in WEIGHTS.rglob("*") if path.is_file()} == {".safetensors", ".json"}
+
+
+# Without this package
+
+
+def test_diffusers_own_pipeline_samples_the_same_picture(model: StableDiffusion):
+    pipe = StableDiffusionPipeline.from_pretrained(WEIGHTS / "generator", use_safetensors=True)
+    assert isinstance(pipe.scheduler, DDIMScheduler)
+    pipe.set_progress_bar_config(disable=True)
+    prompts, negative = load_prompts().learn[:1], load_prompts().handcrafted_negative_prompt
+    noise = picture_noise(model, picture_generators(0, 0, 1))
+    own = generate(model, prompts, model.encode_prompt([negative]), noise, num_inference_steps=10)
+    options: dict[str, Any] = {"latents": noise, "num_inference_steps": 10, "output_type": "pt"}
+    reference = pipe(prompts, negative_prompt=[negative], guidance_scale=7.5, **options).images
+    assert own.shape == (1, 3, 64, 64)
+    assert float(own.std()) > 0.02
+    torch.testing.assert_close(own, reference, rtol=0, atol=1e-4)
+
+
+def test_transformers_own_classes_load_every_weight_of_the_rewards():
+    classes = {"clip": CLIPModel, "aesthetic": CLIPVisionModelWithProjection}
+    assert len(REWARDS) == 4
+    for source in REWARDS.values():
+        loaded, info = classes[source.kind].from_pretrained(source.folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert all(parameter.isfinite().all() for parameter in loaded.parameters())
+
+
+def test_the_rewards_and_the_generators_text_encoder_are_different_models(model: StableDiffusion):
+    towers = [model.text_encoder.state_dict()]
+    towers += [
+        CLIPModel.from_pretrained(s.folder).text_model.state_dict() for s in REWARDS.values() if s.kind == "clip"
+    ]
+    for one, other in combinations(towers, 2):
+        name = next(name for name in one if name.endswith("token_embedding.weight"))
+        twin = next(key for key in other if key.endswith("token_embedding.weight"))
+        assert one[name].shape != other[twin].shape or not torch.allclose(one[name].float(), other[twin].float())
+
+
+# Prompts
+
+
+def test_there_are_enough_prompts_in_three_groups():
+    prompts = load_prompts()
+    assert len(set(prompts.learn)) == len(prompts.learn) >= 1000
+    assert len(prompts.evaluate) == 3
+    evaluation = [prompt for group in prompts.evaluate.values() for prompt in group]
+    assert len(set(evaluation)) == len(evaluation) >= 400
+    for style, group in prompts.evaluate.items():
+        assert len(group) >= 100
+        assert {combination(prompt)[1] for prompt in group} == {style}
+
+
+def test_learning_and_evaluation_share_no_subject_style_and_colour():
+    prompts = load_prompts()
+    learning = {combination(prompt) for prompt in prompts.learn}
+    evaluation = {combination(prompt) for group in prompts.evaluate.values() for prompt in group}
+    assert not learning & evaluation
+    for part in zip(*learning, strict=True), zip(*evaluation, strict=True):
+        subjects, styles, colours = (set(values) for values in part)
+        assert len(subjects) >= 80 and len(styles) == 3 and len(colours) >= 6  # each is known on its own
+
+
+def test_every_text_is_within_the_limit_and_its_words_are_known(model: StableDiffusion):
+    prompts = load_prompts()
+    texts = [*prompts.learn, *(prompt for group in prompts.evaluate.values() for prompt in group)]
+    unknown = model.tokenizer.convert_tokens_to_ids("ß")  # a letter that no prompt has
+    for text in [*texts, prompts.handcrafted_negative_prompt]:
+        assert model.count_tokens(text) <= model.max_tokens, text
+        ids = model.tokenizer(text).input_ids
+        assert unknown not in ids[1:-1], text
+        assert model.tokenizer.decode(ids, skip_special_tokens=True).replace(" ", "") == text.replace(" ", "")
+
+
+# Learning and judging
+
+
+def test_a_learning_step_has_a_finite_gradient_in_every_token(model: StableDiffusion):
+    target, streams = NegativeEmbeddingTarget(model), Streams(0, 0, [0, 1])
+    reward = load_reward("world/preference")
+    settings = {"guidance_scale": 7.5, "num_inference_steps": 4, "grad_step_range": (2, 3)}
+    output = training_step(model, target, reward, load_prompts().learn[:2], streams, **settings)
+    output.loss.backward()
+    gradient = target.negative_prompt_embeds.grad
+    assert gradient is not None and gradient.isfinite().all()
+    assert (gradient.abs().amax(-1) > 0).all()
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_rewards_prefer_clean_real_pictures_to_blurred_ones(name: str):
+    real = load_real_pictures()
+    assert real is not None
+    images, prompts = to_images(real.pictures.numpy()), real.prompts
+    assert images.shape == (len(prompts), 3, 64, 64) and len(prompts) >= 100
+    copies = [Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(2)) for pixels in real.pictures.numpy()]
+    blurred = to_images(np.stack([np.asarray(copy) for copy in copies]))
+    reward = load_reward(name)
+    with torch.no_grad():
+        assert float((reward(images, prompts) > reward(blurred, prompts)).float().mean()) > 0.7
+
+
+@pytest.mark.parametrize("name", [name for name, source in REWARDS.items() if source.kind == "clip"])
+def test_text_rewards_prefer_the_true_prompt(name: str):
+    """To one of another subject."""
+    real = load_real_pictures()
+    assert real is not None
+    images, prompts = to_images(real.pictures.numpy()), real.prompts
+    others = prompts[len(prompts) // 7 :] + prompts[: len(prompts) // 7]
+    assert all(combination(a)[0] != combination(b)[0] for a, b in zip(prompts, others, strict=True))
+    reward = load_reward(name)
+    with torch.no_grad():
+        assert float((reward(images, prompts) > reward(images, others)).float().mean()) > 0.85
+
+
+def test_real_pictures_are_of_evaluation_prompts():
+    real, evaluation = load_real_pictures(), load_prompts().evaluate
+    assert real is not None
+    assert set(real.prompts) <= {prompt for group in evaluation.values() for prompt in group}
+    assert len({combination(prompt)[1] for prompt in real.prompts}) == len(evaluation)
