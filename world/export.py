@@ -27,8 +27,20 @@ def export(
         rewards.save(reward, tokenizer, folder / name)
     prompts.write()
     write_real_pictures(folder / "real.safetensors")
+    declare_float32(folder)
     write_checksums(folder)
     copy_logs()
+
+
+def declare_float32(folder: Path) -> None:
+    """Let transformers load float32, as diffusers does, from files that hold half precision.
+
+    By default it takes a configuration's `dtype`, and a pipeline of both would not run.
+    """
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        if config.get("dtype") == "float16":
+            path.write_text(json.dumps(config | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n")
 
 
 def copy_logs(folder: Path = Path(__file__).parent / "results" / "training") -> None:
