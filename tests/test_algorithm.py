@@ -36,7 +36,8 @@ def branches(model: GaussianModel) -> tuple[Tensor, Conditioning, Conditioning]:
     streams = Streams(1, 0, [0, 1, 2])
     latents = draw_noise(streams.generators, model.latent_shape, model.dtype, model.device)
     texts = [model.encode_prompt(prompts).prompt_embeds for prompts in (PROMPTS[:3], PROMPTS[3:6])]
-    return latents.requires_grad_(), *(Conditioning(text.requires_grad_()) for text in texts)
+    positive, negative = (Conditioning(text.requires_grad_()) for text in texts)
+    return latents.requires_grad_(), positive, negative
 
 
 def step(model: GaussianModel, numbers: Sequence[int], **changes: tuple[int, int]) -> StepOutput:

@@ -51,8 +51,8 @@ def docstrings(*class_names: str) -> dict[str, str]:
         for statement, following in zip(body, [*body[1:], None], strict=True):
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
                 text = following.value if isinstance(following, ast.Expr) else None
-                is_text = isinstance(text, ast.Constant) and isinstance(text.value, str)
-                found[statement.target.id] = " ".join(text.value.split()) if is_text else ""
+                told = text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else ""
+                found[statement.target.id] = " ".join(told.split())
     return found
 
 

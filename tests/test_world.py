@@ -77,10 +77,10 @@ def test_diffusers_own_pipeline_samples_the_same_picture(model: StableDiffusion)
     noise = picture_noise(model, picture_generators(0, 0, 1))
     own = generate(model, prompts, model.encode_prompt([negative]), noise, num_inference_steps=10)
     options: dict[str, Any] = {"latents": noise, "num_inference_steps": 10, "output_type": "pt"}
-    reference = pipe(prompts, negative_prompt=[negative], guidance_scale=7.5, **options).images
+    output: Any = pipe(prompts, negative_prompt=[negative], guidance_scale=7.5, **options)
     assert own.shape == (1, 3, 64, 64)
     assert float(own.std()) > 0.02
-    torch.testing.assert_close(own, reference, rtol=0, atol=1e-4)
+    torch.testing.assert_close(own, output.images, rtol=0, atol=1e-4)
 
 
 def test_transformers_own_classes_load_every_weight_of_the_rewards():

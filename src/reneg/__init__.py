@@ -7,7 +7,7 @@ The public names load on first use, so that importing the package costs nothing:
     images = pipe(prompts, negative_prompt_embeds=negative.expand(len(prompts))).images
 """
 
-from importlib import import_module
+import importlib
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -55,4 +55,4 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'reneg' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_HOME[name]), name)

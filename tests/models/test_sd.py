@@ -72,6 +72,7 @@ def test_encode_prompt_equals_the_pipelines():
     own = StableDiffusion(pipe, name="tiny").encode_prompt([*PROMPTS, "", "b" * 40]).prompt_embeds
     reference, null = pipe.encode_prompt([*PROMPTS, "", "b" * 40], torch.device("cpu"), 1, True)
     assert own.shape == (4, MAX_TOKENS, WIDTH)
+    assert null is not None
     assert torch.equal(own, reference)
     assert torch.equal(own[2], null[0])
     assert not own.requires_grad

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x, and every model in their layout: the bundled world is one."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline
@@ -28,7 +29,8 @@ class StableDiffusion:
         self.text_encoder, self.tokenizer = pipe.text_encoder, pipe.tokenizer
         for module in (self.denoiser, self.vae, self.text_encoder):
             module.requires_grad_(False).eval()
-        self.scheduler = SCHEDULERS[scheduler].from_config(pipe.scheduler.config)
+        # Any: diffusers annotates timesteps as int and every output as possibly a tuple.
+        self.scheduler: Any = SCHEDULERS[scheduler].from_config(pipe.scheduler.config)
         self.prediction_type: PredictionType = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"{name} predicts {self.prediction_type!r}; epsilon and v_prediction are supported")
@@ -43,11 +45,10 @@ class StableDiffusion:
             ValueError: there is no such pipeline, or a part of it is missing or damaged.
         """
         options = {"dtype": dtype, "use_safetensors": True}
+        load: Any = CLIPTextModel.from_pretrained  # annotated as if it never gave the loading info
         try:
             # transformers fills missing weights with random ones and says so in its loading info alone.
-            text_encoder, info = CLIPTextModel.from_pretrained(
-                source, subfolder="text_encoder", output_loading_info=True, **options
-            )
+            text_encoder, info = load(source, subfolder="text_encoder", output_loading_info=True, **options)
             if info["missing_keys"]:
                 raise ValueError(f"text_encoder lacks {len(info['missing_keys'])} of its weights")
             pipe = StableDiffusionPipeline.from_pretrained(
@@ -111,7 +112,8 @@ class StableDiffusion:
     ) -> Float[Tensor, "b c h w"]:
         # DDIM with eta 0 draws nothing; DDPM draws each sample's noise from its own generator.
         options = {"generator": generators} if isinstance(self.scheduler, DDPMScheduler) else {}
-        return self.scheduler.step(model_output, timestep, latents, **options).prev_sample
+        scheduler = cast(Any, self.scheduler)  # its annotations are narrower than what it takes
+        return scheduler.step(model_output, timestep, latents, **options).prev_sample
 
     def alpha_sigma(self, timestep: Int[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         alpha_bar = self.scheduler.alphas_cumprod.to(self.device, self.dtype)[timestep.long()]

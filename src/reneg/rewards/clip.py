@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,9 @@ class ClipReward:
 
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocess: ImagePreprocess, *, name: str):
         self.name = name
-        self.model = model.requires_grad_(False).eval()
+        self.model: Any = model.requires_grad_(
+            False
+        ).eval()  # Any: transformers annotates every output as possibly a tuple
         self.tokenizer, self.preprocess = tokenizer, preprocess
         self._warned = False
 
