@@ -112,8 +112,8 @@ class StableDiffusion:
     ) -> Float[Tensor, "b c h w"]:
         # DDIM with eta 0 draws nothing; DDPM draws each sample's noise from its own generator.
         options = {"generator": generators} if isinstance(self.scheduler, DDPMScheduler) else {}
-        scheduler = cast(Any, self.scheduler)  # its annotations are narrower than what it takes
-        return scheduler.step(model_output, timestep, latents, **options).prev_sample
+        step: Any = self.scheduler.step
+        return step(model_output, timestep, latents, **options).prev_sample
 
     def alpha_sigma(self, timestep: Int[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         alpha_bar = self.scheduler.alphas_cumprod.to(self.device, self.dtype)[timestep.long()]

@@ -20,9 +20,8 @@ class ClipReward:
 
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocess: ImagePreprocess, *, name: str):
         self.name = name
-        self.model: Any = model.requires_grad_(
-            False
-        ).eval()  # Any: transformers annotates every output as possibly a tuple
+        # Any: transformers annotates every output as possibly a tuple.
+        self.model: Any = model.requires_grad_(False).eval()
         self.tokenizer, self.preprocess = tokenizer, preprocess
         self._warned = False
 
