@@ -18,6 +18,7 @@ from .data import DAMAGES, SUBJECT_NAMES, Scene, damage, describe, draw, is_held
 from .prompts import evaluation_scenes
 from .rewards import mismatches
 from .training import to_tensor
+from .vae import psnr
 
 RESULTS = Path(__file__).parent / "results"
 PREFERENCE = ("world/preference", "world/monitor", "world/judge")
@@ -133,6 +134,7 @@ def measure_generator() -> None:
         "mean_judge_generated": round(float(judge(pictures, prompts).mean()), 3),
         "mean_judge_real": round(float(judge(real, prompts).mean()), 3),
         "seconds_for_4_pictures_of_30_steps": round(elapsed, 2),
+        "autoencoder_psnr_db": round(psnr(model.vae), 2),
     }
     write_results("quality.json", results)
     chosen = [i * len(scenes) // 96 for i in range(96)]

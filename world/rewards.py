@@ -156,14 +156,19 @@ def make_pool(spec: RewardSpec, vae: AutoencoderKL, count: int = 10_000, decoded
     return pool
 
 
-def captions_of(scene: Scene, rng: np.random.Generator) -> list[str]:
-    """The true caption, and others of the same wording that differ in one thing."""
+def captions_of(scene: Scene, split: int, rng: np.random.Generator) -> list[str]:
+    """The true caption, and others of the same wording that differ in one thing.
+
+    The others are of the reward's split too: a combination that only ever came as a wrong caption would be learned as
+    wrong, and held-out ones must not come at all.
+    """
     wording = int(rng.integers(2**31))
     true = describe(scene, np.random.default_rng(wording))
     texts = [true]
     while len(texts) < 1 + WRONG_CAPTIONS:
-        text = describe(mismatches(scene, rng), np.random.default_rng(wording))
-        if text != true:  # the wording may leave out what differs
+        other = mismatches(scene, rng)
+        text = describe(other, np.random.default_rng(wording))
+        if text != true and in_split(other, split):  # the wording may leave out what differs
             texts.append(text)
     return texts
 
@@ -229,7 +234,7 @@ def train(name: str, tokenizer: CLIPTokenizer, vae: AutoencoderKL, minutes: floa
         clean, worse = pool["clean"][rows], pool["worse"][rows]
         if not spec.text_width:
             return aesthetic_loss(model, clean, worse)
-        texts = [text for row in rows for text in captions_of(pool["scenes"][row], rng)]
+        texts = [text for row in rows for text in captions_of(pool["scenes"][row], spec.split, rng)]
         # To the longest only: under a causal mask with pooling at the end token, padding changes nothing but the cost.
         options = {"padding": True, "max_length": MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
         ids = tokenizer(texts, **options).input_ids.unflatten(0, (batch, -1))
