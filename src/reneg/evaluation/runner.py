@@ -84,7 +84,12 @@ def compare(comparison: Comparison, config: EvaluateConfig, *, console: Console 
 @contextmanager
 def _progress(console: Console | None, total: int) -> Iterator[Advance]:
     """A progress bar on a console, or nothing; gives the function that advances it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, disable=console is None) as bar:
         task = bar.add_task("evaluating", total=total)
         yield lambda count, what: bar.update(task, advance=count, description=what)
