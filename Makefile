@@ -10,7 +10,7 @@ RESULTS := runs/results
 .PHONY: demo test check slow results
 
 demo: $(VENV)/installed
-	$(BIN)/reneg learn --output_dir $(DEMO)
+	test -f $(DEMO)/report.html || $(BIN)/reneg learn --output_dir $(DEMO) --resume_from_checkpoint latest
 	$(BIN)/reneg evaluate --negatives null handcrafted $(DEMO)/negative_embedding.safetensors \
 		--max_prompts 16 --num_seeds 1 --output_dir $(DEMO)/evaluation
 	@echo "Learned:   $(CURDIR)/$(DEMO)/report.html"
