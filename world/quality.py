@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Reward
 from reneg.models import load_model
+from reneg.report import image_grid
 from reneg.rewards import load_reward
 
 from .data import DAMAGES, SUBJECT_NAMES, Scene, damage, describe, draw, is_held_out, random_scene
@@ -95,12 +95,6 @@ def subject_rank(reward: Reward, scenes: list[Scene], pictures: torch.Tensor) ->
     return hits
 
 
-def grid(pictures: torch.Tensor, columns: int, scale: int) -> Image.Image:
-    from reneg.report import image_grid
-
-    return image_grid(pictures, columns, scale)
-
-
 @torch.no_grad()
 def measure_generator() -> None:
     """The quality bar: pictures of held-out prompts with the null text, judged against real ones."""
@@ -138,6 +132,6 @@ def measure_generator() -> None:
     }
     write_results("quality.json", results)
     chosen = [i * len(scenes) // 96 for i in range(96)]
-    grid(pictures[chosen], 16, 1).save(RESULTS / "grid-null.png")
-    grid(real[chosen], 16, 1).save(RESULTS / "grid-real.png")
+    image_grid(pictures[chosen], 16).save(RESULTS / "grid-null.png")
+    image_grid(real[chosen], 16).save(RESULTS / "grid-real.png")
     (RESULTS / "grid-prompts.txt").write_text("\n".join(prompts[i] for i in chosen) + "\n")

@@ -35,7 +35,7 @@ def rank() -> int:
 def average_between_processes(parameters: list[torch.nn.Parameter], seconds: float) -> float:
     """Average the gradients, and the seconds that steer the schedule, over the processes of `torchrun`.
 
-    Two processes of one thread each make half as many pictures again per second as one process of two threads.
+    Two processes of one thread each keep two cores busier than one process of two threads.
     """
     if not dist.is_initialized():
         return seconds
