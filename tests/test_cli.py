@@ -144,7 +144,7 @@ BAD = {
     "empty prompts to evaluate": (["evaluate", "--prompts", "{tiny}/empty.txt"], "empty.txt holds no prompt"),
     "too long prompt": ([*GENERATE[:-1], "a b c d e f g h i j k l m n o p"], "beyond the limit of 16 tokens"),
     "no prompt": (["generate"], "--prompt TEXT or --prompts FILE"),
-    "unwritable run": ([*LEARN, "--output_dir", "{tiny}/prompts.txt/run"], "prompts.txt/run cannot be made"),
+    "unwritable run": ([*LEARN, "--output_dir", "{tiny}/prompts.txt/run"], "prompts.txt/run cannot be written"),
     "unwritable pictures": (
         [*GENERATE, "--output_dir", "{tiny}/prompts.txt/out"],
         "prompts.txt/out cannot be written",

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reneg.interfaces import Conditioning
-from reneg.negative import EMBEDS, NULL_EMBEDS, NegativeEmbedding, describe, is_file_reference, write_atomically
+from reneg.negative import EMBEDS, NULL_EMBEDS, NegativeEmbedding, describe, is_file_reference
 
 
 def draw(seed: int) -> Tensor:
@@ -54,27 +54,6 @@ def test_expand_repeats_for_a_pipeline(negative: NegativeEmbedding):
         assert torch.equal(row, negative.negative_prompt_embeds[0])
     assert torch.equal(negative.conditioning().prompt_embeds, negative.negative_prompt_embeds)
     assert isinstance(negative.conditioning(), Conditioning)
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(path: Path):
-    before = path.read_bytes()
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_write_makes_folders_and_a_file_that_others_may_read(tmp_path: Path):
-    path = tmp_path / "a" / "b" / "file"
-    write_atomically(path, lambda temporary: temporary.write_text("whole"))
-    assert path.read_text() == "whole"
-    assert path.stat().st_mode & 0o777 == 0o644
-    assert list(path.parent.iterdir()) == [path]
 
 
 class Bomb:

@@ -19,7 +19,6 @@ from reneg.negatives import (
     check_prompt_lengths,
     generate_pictures,
     handcrafted_negative_prompt,
-    make_output_dir,
     resolve_negative,
     write_pictures,
 )
@@ -135,8 +134,3 @@ def test_the_command_reads_files_and_folders(tmp_path):
         generate_pictures(replace(settings, model="nothing"))
     with pytest.raises(OSError, match="--output_dir .* cannot be written"):
         generate_pictures(replace(settings, output_dir=tmp_path / "prompts.txt" / "x"))
-
-
-def test_an_output_folder_is_proven_writable_and_left_clean(tmp_path):
-    make_output_dir(tmp_path / "a" / "b")
-    assert list((tmp_path / "a" / "b").iterdir()) == []

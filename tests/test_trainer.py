@@ -251,7 +251,7 @@ def test_refuses_a_folder_with_a_run(tmp_path: Path, no_report: None) -> None:
 
 def test_refuses_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="--output_dir .* cannot be made"):
+    with pytest.raises(OSError, match="--output_dir .* cannot be written"):
         learn(quick(tmp_path / "file" / "run"))
 
 

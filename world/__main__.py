@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 from . import export, generator, prompts, quality, rewards, tokenizer, vae
 from .data import WORK
 
-MINUTES = {"vae": 17.0, "generator": 54.5, "preference": 18.5, "monitor": 9.5, "judge": 31.2, "aesthetic": 5.5}
+MINUTES = {"vae": 17.0, "generator": 102.5, "preference": 18.5, "monitor": 9.5, "judge": 31.2, "aesthetic": 5.5}
 """Training time of each part on two cores (the rewards: on one)."""
 
 

@@ -85,7 +85,7 @@ HELD_OUT_SHARE = 0.22
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, before any damage."""
+    """What a picture shows, before any damage. A colour such as "red and blue" is a background of two halves."""
 
     subject: str
     style: str
@@ -94,8 +94,8 @@ class Scene:
     position: str = "centre"
 
     @property
-    def combination(self) -> str:
-        return f"{self.subject}/{self.style}/{self.colour}"
+    def combinations(self) -> list[str]:
+        return [f"{self.subject}/{self.style}/{colour}" for colour in self.colour.split(" and ")]
 
 
 def fraction(text: str) -> float:
@@ -104,12 +104,13 @@ def fraction(text: str) -> float:
 
 
 def is_held_out(scene: Scene) -> bool:
-    return fraction("held out: " + scene.combination) < HELD_OUT_SHARE
+    return any(fraction("held out: " + combination) < HELD_OUT_SHARE for combination in scene.combinations)
 
 
 def in_split(scene: Scene, split: int) -> bool:
     """Whether a training combination belongs to a reward's data split: each leaves out its own fifth."""
-    return not is_held_out(scene) and int(fraction("split: " + scene.combination) * 5) != split
+    fifths = {int(fraction("split: " + combination) * 5) for combination in scene.combinations}
+    return not is_held_out(scene) and split not in fifths
 
 
 def _package(name: str) -> Path:
@@ -175,8 +176,11 @@ def _resized(subject: str, style: str, side: int) -> Image.Image:
 def draw(scene: Scene, rng: np.random.Generator) -> Image.Image:
     """The clean picture of a scene; the background's tone varies a little within what its name says."""
     drawing = _resized(scene.subject, scene.style, SIZES[scene.size])
-    tone = np.clip(np.array(COLOURS[scene.colour]) + rng.integers(-5, 6, size=3), 0, 255)
-    picture = Image.new("RGB", (SIZE, SIZE), tuple(int(c) for c in tone))
+    picture = Image.new("RGB", (SIZE, SIZE))
+    halves = [(0, 0, SIZE, SIZE), (SIZE // 2, 0, SIZE, SIZE)]
+    for colour, box in zip(scene.colour.split(" and "), halves, strict=False):
+        tone = np.clip(np.array(COLOURS[colour]) + rng.integers(-5, 6, size=3), 0, 255)
+        picture.paste(tuple(int(c) for c in tone), box)
     place = []
     for share, room in zip(POSITIONS[scene.position], (SIZE - drawing.width, SIZE - drawing.height), strict=True):
         margin = min(3, room // 2)
@@ -259,14 +263,26 @@ def training_scene(rng: np.random.Generator, split: int | None = None) -> Scene:
             return scene
 
 
-def describe(scene: Scene, rng: np.random.Generator | None = None) -> str:
-    """A caption of a scene: complete and in its plainest words without a generator, varied with one."""
+def held_out_scene(rng: np.random.Generator) -> Scene:
+    """A random scene that no training sees."""
+    while True:
+        scene = random_scene(rng)
+        if is_held_out(scene):
+            return scene
+
+
+def describe(scene: Scene, rng: np.random.Generator | None = None, detail: float = 1.0) -> str:
+    """A caption of a scene: complete and in its plainest words without a generator, varied with one.
+
+    Args:
+        detail: factor in [0, 1] of the chance that size, style, background and place are named.
+    """
 
     def pick(options: list[str]) -> str:
         return options[0] if rng is None else str(rng.choice(options))
 
     def keep(share: float) -> bool:
-        return rng is None or rng.random() < share
+        return rng is None or rng.random() < share * detail
 
     name = scene.subject
     if rng is not None and rng.random() < 0.12:

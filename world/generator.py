@@ -23,7 +23,7 @@ from .vae import LATENT_CHANNELS
 BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 PICTURES = 40_000
 GAMMA = 5.0
-SNAPSHOTS = (0.11, 0.59)
+SNAPSHOTS = (0.06, 0.31)
 """Shares of the training after which a snapshot is kept: their failures teach the rewards."""
 EMPTY_SHARE = 0.1
 """Share of captions replaced by "", which makes the null text the unconditional branch."""

@@ -13,8 +13,9 @@ from reneg.interfaces import Reward
 from reneg.models import load_model
 from reneg.report import image_grid
 from reneg.rewards import load_reward
+from reneg.rewards.clip import ClipReward
 
-from .data import DAMAGES, SUBJECT_NAMES, Scene, damage, describe, draw, is_held_out, random_scene
+from .data import DAMAGES, SUBJECT_NAMES, Scene, damage, describe, draw, held_out_scene
 from .prompts import evaluation_scenes
 from .rewards import mismatches
 from .training import to_tensor
@@ -23,13 +24,6 @@ from .vae import psnr
 RESULTS = Path(__file__).parent / "results"
 PREFERENCE = ("world/preference", "world/monitor", "world/judge")
 DISTRACTORS = 19
-
-
-def held_out_scene(rng: np.random.Generator) -> Scene:
-    while True:
-        scene = random_scene(rng)
-        if is_held_out(scene):
-            return scene
 
 
 def write_results(name: str, results: dict) -> None:
@@ -83,14 +77,14 @@ def _caption_accuracy(reward: Reward, items: list[tuple[Scene, torch.Tensor]]) -
 
 
 @torch.no_grad()
-def subject_rank(reward: Reward, scenes: list[Scene], pictures: torch.Tensor) -> list[bool]:
+def subject_rank(reward: ClipReward, scenes: list[Scene], pictures: torch.Tensor) -> list[bool]:
     """Whether the true caption beats 19 that differ in the subject alone, for each picture."""
     rng = np.random.default_rng(53)
     hits = []
-    for scene, picture in zip(scenes, pictures, strict=True):
+    for scene, image in zip(scenes, reward.encode_images(pictures), strict=True):
         others = rng.choice([n for n in SUBJECT_NAMES if n != scene.subject], DISTRACTORS, replace=False)
         texts = [describe(scene), *(describe(replace(scene, subject=str(name))) for name in others)]
-        scores = reward(picture.expand(len(texts), -1, -1, -1), texts)
+        scores = reward.encode_prompts(texts) @ image
         hits.append(bool(scores[0] > scores[1:].max()))
     return hits
 
@@ -99,6 +93,7 @@ def subject_rank(reward: Reward, scenes: list[Scene], pictures: torch.Tensor) ->
 def measure_generator() -> None:
     """The quality bar: pictures of held-out prompts with the null text, judged against real ones."""
     model, judge = load_model("world"), load_reward("world/judge")
+    assert isinstance(judge, ClipReward)
     scenes = [scene for group in evaluation_scenes().values() for scene in group]
     prompts = [describe(scene) for scene in scenes]
     null = model.encode_prompt([""])

@@ -92,7 +92,7 @@ class Run:
         """Optimise `loss_of(step)` until the budget is spent."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         sums: dict[str, float] = {}
-        first = self.step
+        first, summed = self.step, 0
         while self.seconds < self.budget:
             start = time.monotonic()
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
@@ -107,17 +107,18 @@ class Run:
                 after()
             self.step += 1
             self.seconds += time.monotonic() - start
+            summed += 1
             for key, value in {"loss": float(loss.detach()), **figures}.items():
                 sums[key] = sums.get(key, 0.0) + value
             if self.step % 50 == 0 and not rank():
                 row = {
                     "step": self.step,
                     "seconds": round(self.seconds),
-                    **{k: round(v / 50, 5) for k, v in sums.items()},
+                    **{k: round(v / summed, 5) for k, v in sums.items()},
                 }
                 with (self.folder / "log.jsonl").open("a") as log:
                     log.write(json.dumps(row) + "\n")
-                sums = {}
+                sums, summed = {}, 0
             if self.seconds - self.last_saved > 120:
                 self.save()
         if self.step > first:  # a finished stage is only read, by several processes at once

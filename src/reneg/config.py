@@ -28,7 +28,7 @@ def require(condition: bool, message: str) -> None:
 
 @dataclass
 class ModelConfig:
-    """What generates."""
+    """What generates, with which seed, and where its results go."""
 
     model: str = "world"
     """A short name, a diffusers folder, or a hub id."""
@@ -41,10 +41,21 @@ class ModelConfig:
     device: str = "cpu"
     """A torch device such as cpu or cuda; `reneg learn` under accelerate takes accelerate's."""
 
+    seed: int = 0
+    """Fixes the noises."""
+    output_dir: Path = Path("runs")
+    """Where the results go."""
+
     def __post_init__(self) -> None:
-        require(self.num_inference_steps >= 1, f"--num_inference_steps {self.num_inference_steps}: must be at least 1")
+        self.output_dir = Path(self.output_dir)  # Python callers give texts as well
+        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        self._require_positive("num_inference_steps")
         scale = self.guidance_scale
         require(1 < scale < 1000, f"--guidance_scale {scale}: must be above 1, where guidance begins")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
 
 
 @dataclass
@@ -100,14 +111,12 @@ class LearnConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output_dir = Path(self.output_dir)  # Python callers give texts as well
-        positive = ("train_batch_size", "gradient_accumulation_steps", "max_train_steps", "checkpointing_steps")
-        for name in (*positive, "validation_steps", "num_validation_prompts", "checkpoints_total_limit"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        self._require_positive("train_batch_size", "gradient_accumulation_steps", "max_train_steps")
+        self._require_positive("checkpointing_steps", "checkpoints_total_limit")
+        self._require_positive("validation_steps", "num_validation_prompts")
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
         warm_up, steps = self.lr_warmup_steps, self.max_train_steps
         require(0 <= warm_up <= steps, f"--lr_warmup_steps {warm_up}: must be 0 to max_train_steps ({steps})")
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         low, high = self.grad_step_range
         last = self.num_inference_steps - 1
         require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
@@ -136,10 +145,7 @@ class GenerateConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output_dir = Path(self.output_dir)  # Python callers give texts as well
-        for name in ("num_images_per_prompt", "batch_size"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
+        self._require_positive("num_images_per_prompt", "batch_size")
         given = bool(self.prompt) + (self.prompts is not None)
         require(given == 1, "give either --prompt TEXT or --prompts FILE")
         require(all(p.strip() for p in self.prompt), "--prompt: got an empty text; write what to draw")
@@ -170,11 +176,8 @@ class EvaluateConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.output_dir = Path(self.output_dir)  # Python callers give texts as well
-        for name in ("num_seeds", "batch_size"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
+        self._require_positive("num_seeds", "batch_size")
         require(self.max_prompts is None or self.max_prompts >= 1, f"--max_prompts {self.max_prompts}: at least 1")
-        require(self.seed >= 0, f"--seed {self.seed}: must not be negative")
         require(len(self.negatives) >= 2, "--negatives: give at least two to compare, such as null FILE.safetensors")
 
 

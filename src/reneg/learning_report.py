@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reneg.files import write_atomically
 from reneg.metrics import Row
-from reneg.negative import NegativeEmbedding, describe, write_atomically
+from reneg.negative import NegativeEmbedding, describe
 from reneg.report import Section, image_grid, plot_lines, write_report
 
 SMOOTHING = 10

@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from reneg.negative import write_atomically
+from reneg.files import write_atomically
 
 Row = dict[str, str | int | float]
 

@@ -1,18 +1,17 @@
 """What `--negative` means, and pictures in a folder: the work of `reneg generate`."""
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from reneg.config import GenerateConfig
+from reneg.files import make_output_dir, write_atomically
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.models import load_model
-from reneg.negative import NegativeEmbedding, is_file_reference, write_atomically
+from reneg.negative import NegativeEmbedding, is_file_reference
 from reneg.prompts import read_prompts
 from reneg.report import to_uint8
 from reneg.world import load_prompts
@@ -43,9 +42,7 @@ def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negati
         ValueError: empty or too long a text, a damaged file, or a file for another text encoder.
     """
     if is_file_reference(value):
-        embedding = NegativeEmbedding.load(value)
-        embedding.check_encoder(model.encode_prompt([""]).prompt_embeds, model.name)
-        return Conditioning(embedding.negative_prompt_embeds.to(model.device))
+        return file_conditioning(NegativeEmbedding.load(value), model)
     if not value.strip():
         raise ValueError(f"{flag}: got an empty text; write null for the null text")
     if value == "null":
@@ -53,6 +50,16 @@ def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negati
     text = handcrafted_negative_prompt(model) if value == "handcrafted" else value
     check_prompt_lengths([text], model, flag=flag)
     return model.encode_prompt([text])
+
+
+def file_conditioning(embedding: NegativeEmbedding, model: DiffusionModel) -> Conditioning:
+    """A learned embedding as a conditioning of one prompt on the model's device.
+
+    Raises:
+        ValueError: it was learned with another text encoder.
+    """
+    embedding.check_encoder(model.encode_prompt([""]).prompt_embeds, model.name)
+    return Conditioning(embedding.negative_prompt_embeds.to(model.device))
 
 
 def check_prompt_lengths(prompts: Sequence[str], model: DiffusionModel, *, flag: str = "--prompts") -> None:
@@ -70,21 +77,6 @@ def check_prompt_lengths(prompts: Sequence[str], model: DiffusionModel, *, flag:
             f"{flag}: {len(too_long)} of {len(prompts)} prompts are beyond the limit of {model.max_tokens} tokens of "
             f"{model.name}; shorten them (the first has {lengths[first]}: {shown!r})"
         )
-
-
-def make_output_dir(path: Path, *, flag: str = "--output_dir") -> None:
-    """Make a folder, and prove that it can be written, before any work is spent.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path, prefix=".write-test.")
-    except OSError as error:
-        raise OSError(f"{flag} {path} cannot be written ({error.strerror}); give another folder") from error
-    os.close(handle)
-    Path(name).unlink()
 
 
 def batches(numbers: range, batch_size: int) -> Iterator[range]:

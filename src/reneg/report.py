@@ -14,7 +14,7 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from reneg.negative import write_atomically
+from reneg.files import write_atomically
 
 GAP = 2
 """White pixels between the pictures of a grid, before scaling."""

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +20,8 @@ from reneg.checkpoint import (
     step_of,
 )
 from reneg.config import LearnConfig
+from reneg.files import make_output_dir, write_atomically
 from reneg.metrics import Row
-from reneg.negative import write_atomically
 from reneg.provenance import code_version
 
 logger = logging.getLogger(__name__)
@@ -44,15 +43,10 @@ def check_run_folder(config: LearnConfig) -> None:
     """Make the run folder; refuse one that cannot be written, or that holds a run which was not asked to go on.
 
     Raises:
-        ValueError: so, in one line.
+        OSError, ValueError: so, in one line.
     """
     folder, wanted = config.output_dir, config.resume_from_checkpoint
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output_dir {folder} cannot be made: {error}") from error
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"--output_dir {folder} cannot be written; choose another")
+    make_output_dir(folder)
     used = [name for name in (FINAL, LAST) if (folder / name).exists()] + [p.name for p in list_checkpoints(folder)]
     if wanted is None:
         if used:

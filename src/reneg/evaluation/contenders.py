@@ -14,7 +14,7 @@ from torch import Tensor
 from reneg.config import EvaluateConfig
 from reneg.interfaces import Conditioning, DiffusionModel, Reward
 from reneg.negative import NegativeEmbedding, is_file_reference
-from reneg.negatives import resolve_negative
+from reneg.negatives import file_conditioning, resolve_negative
 from reneg.prompts import read_prompts
 from reneg.world import WEIGHTS, load_prompts
 
@@ -93,9 +93,11 @@ def load_contenders(negatives: list[str], model: DiffusionModel) -> list[Contend
         raise ValueError(f"--negatives: more than one is called {twice[0]!r}; tell them apart with NAME=VALUE")
     contenders = []
     for name, value in named:
-        conditioning = resolve_negative(value, model, flag="--negatives")
-        metadata = NegativeEmbedding.load(value).metadata if is_file_reference(value) else {}
-        contenders.append(Contender(name, value, conditioning, metadata))
+        if is_file_reference(value):
+            embedding = NegativeEmbedding.load(value)
+            contenders.append(Contender(name, value, file_conditioning(embedding, model), embedding.metadata))
+        else:
+            contenders.append(Contender(name, value, resolve_negative(value, model, flag="--negatives"), {}))
     return contenders
 
 

@@ -16,12 +16,13 @@ from reneg.evaluation.contenders import Comparison, Contender, load_contenders, 
 from reneg.evaluation.page import write_page
 from reneg.evaluation.store import Shards, content_key, fingerprint
 from reneg.evaluation.summary import Scores, summarise, write_results
+from reneg.files import make_output_dir
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Reward
 from reneg.models import MODELS, load_model
 from reneg.monitor import clipped_share, diversity, saturation
 from reneg.negative import tensor_hash
-from reneg.negatives import batches, check_prompt_lengths, make_output_dir
+from reneg.negatives import batches, check_prompt_lengths
 from reneg.report import to_images, to_uint8
 from reneg.rewards import REWARDS, load_reward
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy import ndarray
 
-from reneg.negative import write_atomically
+from reneg.files import write_atomically
 
 
 def content_key(content: dict[str, object]) -> str:

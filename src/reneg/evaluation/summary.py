@@ -14,7 +14,8 @@ from numpy import ndarray
 from reneg.config import EvaluateConfig
 from reneg.evaluation.contenders import Comparison
 from reneg.evaluation.statistics import bootstrap, prompt_means, prompt_wins
-from reneg.negative import tensor_hash, write_atomically
+from reneg.files import write_atomically
+from reneg.negative import tensor_hash
 from reneg.provenance import code_version
 
 JUDGES = ("world/judge", "world/aesthetic")

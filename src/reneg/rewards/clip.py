@@ -40,12 +40,18 @@ class ClipReward:
         return cls(model.to(device), tokenizer, preprocess, name=name)
 
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
+        return self.model.logit_scale.exp() * (self.encode_images(images) * self.encode_prompts(prompts)).sum(-1)
+
+    def encode_images(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]:
+        """Unit vectors of pictures in [0, 1]; differentiable."""
         pixels = self.preprocess(images).to(self.model.dtype)
-        image = F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
-        with torch.no_grad():
-            ids = self._tokenize(prompts).to(pixels.device)
-            text = F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
-        return self.model.logit_scale.exp() * (image * text).sum(-1)
+        return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
+        """Unit vectors of prompts."""
+        ids = self._tokenize(prompts).to(self.model.device)
+        return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
     def _tokenize(self, prompts: Sequence[str]) -> Tensor:
         limit = self.model.config.text_config.max_position_embeddings
