@@ -11,10 +11,10 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from . import export, generator, prompts, quality, rewards, tokenizer, vae
+from . import card, export, generator, prompts, quality, rewards, tokenizer, vae
 from .data import WORK
 
-MINUTES = {"vae": 17.0, "generator": 102.5, "preference": 18.5, "monitor": 9.5, "judge": 31.2, "aesthetic": 5.5}
+MINUTES = {"vae": 17.0, "generator": 102.5, "preference": 18.0, "monitor": 13.0, "judge": 28.0, "aesthetic": 6.0}
 """Training time of each part on two cores (the rewards: on one)."""
 
 
@@ -64,6 +64,7 @@ STAGES = {
     "export": export_world,
     "accuracy": lambda: quality.measure_rewards(torch.load(WORK / "failures-held-out.pt", weights_only=True)),
     "quality": quality.measure_generator,
+    "card": card.write,
 }
 """In the order in which they build on each other."""
 
