@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -11,3 +12,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-results", type=Path, help="JSON file for the steps at which test_kill.py's runs were killed"
     )
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Public prompt sets, tokenizers, scorer heads and embeddings, which are not part of the repository."""
+    folder = Path(os.environ.get("RENEG_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("needs the public files: put them in ../shared/data, or set RENEG_SHARED_DATA")
+    return folder
