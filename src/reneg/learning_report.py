@@ -53,7 +53,7 @@ def write_learning_report(
         Section(
             "Result",
             "Means over fixed learning prompts, two fixed noises each, fully sampled. What an embedding is worth is "
-            "decided by `reneg evaluate`, on other prompts and by rewards that learning never saw.",
+            "decided by reneg evaluate, on other prompts and by rewards that learning never saw.",
             table=_comparison(looks, step),
         ),
         Section(
