@@ -63,11 +63,11 @@ def test_other_models_have_the_papers_values():
 
 def test_flags_override_the_yaml_which_overrides_the_preset(tmp_path: Path):
     path = tmp_path / "mine.yaml"
-    path.write_text("learning_rate: 0.5\nmax_train_steps: 7\ngrad_step_range: [3, 4]\n")
-    assert PRESET.keys() > {"learning_rate", "max_train_steps", "train_batch_size"}
+    path.write_text("validation_steps: 5\nmax_train_steps: 7\ngrad_step_range: [3, 4]\n")
+    assert PRESET.keys() > {"validation_steps", "max_train_steps", "train_batch_size"}
     config = learn_config("--config", str(path), "--max_train_steps", "9")
     assert config.max_train_steps == 9  # the flag
-    assert config.learning_rate == 0.5 and config.grad_step_range == (3, 4)  # the YAML
+    assert config.validation_steps == 5 and config.grad_step_range == (3, 4)  # the YAML
     assert config.train_batch_size == PRESET["train_batch_size"]  # the preset
     assert config.adam_beta1 == LearnConfig().adam_beta1  # the default
 
@@ -82,7 +82,7 @@ def test_a_model_in_the_yaml_decides_the_preset(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("model: sd1.5\n")
     assert learn_config("--config", str(path)) == LearnConfig(model="sd1.5")
-    assert learn_config("--config", str(path), "--model", "world").learning_rate == PRESET["learning_rate"]
+    assert learn_config("--config", str(path), "--model", "world").train_batch_size == PRESET["train_batch_size"]
 
 
 def test_values_get_their_types():
