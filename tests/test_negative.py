@@ -10,7 +10,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reneg.interfaces import Conditioning
-from reneg.negative import EMBEDS, NULL_EMBEDS, NegativeEmbedding, describe, is_file_reference
+from reneg.negative import (
+    EMBEDS,
+    MASK,
+    NULL_EMBEDS,
+    POOLED,
+    NegativeEmbedding,
+    describe,
+    is_file_reference,
+    tensor_hash,
+)
 
 
 def draw(seed: int) -> Tensor:
@@ -211,3 +220,22 @@ def test_describe_counts_the_directions_of_the_change(rank: int, told: str):
     delta = torch.eye(5)[:, :rank] @ basis
     facts = describe(NegativeEmbedding(draw(1) + delta, draw(1)))
     assert facts["directions with 90 % of that change"] == told
+
+
+def test_a_pooled_vector_and_a_mask_survive_a_file(tmp_path: Path):
+    pooled, mask = draw(2)[:, 0], torch.ones(1, 5)
+    negative = NegativeEmbedding(draw(0), draw(1), {}, pooled, mask)
+    negative.save(tmp_path / "x.safetensors")
+    loaded = NegativeEmbedding.load(tmp_path / "x.safetensors").conditioning()
+    assert loaded.pooled_prompt_embeds is not None and loaded.prompt_attention_mask is not None
+    assert torch.equal(loaded.pooled_prompt_embeds, pooled)
+    assert torch.equal(loaded.prompt_attention_mask, mask)
+
+
+@pytest.mark.parametrize("wrong", [{POOLED: (2, 4)}, {POOLED: (4,)}, {MASK: (1, 4)}, {"another": (1, 5, 6)}])
+def test_further_tensors_of_a_wrong_shape_or_name_are_refused(tmp_path: Path, wrong: dict[str, tuple[int, ...]]):
+    path = tmp_path / "x.safetensors"
+    tensors = {EMBEDS: draw(0), NULL_EMBEDS: draw(1)} | {name: torch.ones(shape) for name, shape in wrong.items()}
+    save_file(tensors, path, metadata={"sha256": tensor_hash(*tensors.values())})
+    with pytest.raises(ValueError, match="must be floating point"):
+        NegativeEmbedding.load(path)

@@ -4,7 +4,8 @@ Dims: `b` batch, `c h w` a latent, `l` tokens, `d` embedding width, `H W` pixels
 the scorer's own units, and higher is better.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -17,23 +18,49 @@ PredictionType = Literal["epsilon", "v_prediction"]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What feeds one branch of the denoiser, positive or negative alike."""
+    """What feeds one branch of the denoiser, positive or negative alike; a family fills in what it has."""
 
     prompt_embeds: Float[Tensor, "b l d"]
     """The text encoder's output, in the encoder's dtype or wider."""
+    pooled_prompt_embeds: Float[Tensor, "b p"] | None = None
+    """One vector of the whole text (SDXL, SD3, Flux)."""
+    prompt_attention_mask: Float[Tensor, "b l"] | Int[Tensor, "b l"] | None = None
+    """1 where the denoiser reads a token, 0 where it does not (T5 and other masked encoders)."""
 
     def expand(self, batch_size: int) -> "Conditioning":
         """A conditioning of one prompt repeated for a batch, without copying; gradients add up in the original."""
-        return Conditioning(self.prompt_embeds.expand(batch_size, -1, -1))
+        return self._map(lambda tensor: tensor.expand(batch_size, *tensor.shape[1:]))
 
     def detach(self) -> "Conditioning":
-        return Conditioning(self.prompt_embeds.detach())
+        return self._map(torch.Tensor.detach)
+
+    def to(self, device: torch.device) -> "Conditioning":
+        return self._map(lambda tensor: tensor.to(device))
 
     @staticmethod
-    def concatenate(first: "Conditioning", second: "Conditioning") -> "Conditioning":
-        """Two conditionings in one batch, as diffusers' pipelines run guidance: negative first."""
-        dtype = torch.promote_types(first.prompt_embeds.dtype, second.prompt_embeds.dtype)
-        return Conditioning(torch.cat([first.prompt_embeds.to(dtype), second.prompt_embeds.to(dtype)]))
+    def concatenate(*parts: "Conditioning") -> "Conditioning":
+        """Several conditionings of one family in one batch; diffusers' pipelines run guidance negative first."""
+        pooled = [part.pooled_prompt_embeds for part in parts if part.pooled_prompt_embeds is not None]
+        masks = [part.prompt_attention_mask for part in parts if part.prompt_attention_mask is not None]
+        return Conditioning(
+            _cat([part.prompt_embeds for part in parts]),
+            _cat(pooled) if pooled else None,
+            _cat(masks) if masks else None,
+        )
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        pooled, mask = self.pooled_prompt_embeds, self.prompt_attention_mask
+        return Conditioning(
+            change(self.prompt_embeds),
+            None if pooled is None else change(pooled),
+            None if mask is None else change(mask),
+        )
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Along the batch, in the widest dtype of them all."""
+    dtype = functools.reduce(torch.promote_types, [tensor.dtype for tensor in tensors])
+    return torch.cat([tensor.to(dtype) for tensor in tensors])
 
 
 @dataclass(frozen=True)

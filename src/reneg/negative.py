@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from reneg.interfaces import Conditioning
 
 FORMAT = "reneg/1"
 EMBEDS, NULL_EMBEDS = "negative_prompt_embeds", "null_prompt_embeds"
+POOLED, MASK = "negative_pooled_prompt_embeds", "negative_prompt_attention_mask"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 FINGERPRINT_TOLERANCE = 0.02
 """Relative distance up to which two encodings of "" count as the same encoder: half precision stays far below it,
@@ -41,6 +43,24 @@ class NegativeEmbedding:
     """What the encoder gives for "": the fingerprint of the encoder it belongs to."""
     metadata: dict[str, str] = field(default_factory=dict)
     """How it was learned; every value is a string, as safetensors wants."""
+    negative_pooled_prompt_embeds: Float[Tensor, "1 p"] | None = None
+    """The negative vector of the whole text, for families that have one; float32."""
+    negative_prompt_attention_mask: Float[Tensor, "1 l"] | None = None
+    """1 for the tokens that the denoiser reads, for families that mask; float32."""
+
+    @classmethod
+    def learned(
+        cls, negative: Conditioning, null_prompt_embeds: Float[Tensor, "1 l d"], metadata: dict[str, str]
+    ) -> "NegativeEmbedding":
+        """A conditioning of one prompt as an embedding of its own: detached, float32, on the CPU."""
+        tensors = (
+            negative.prompt_embeds,
+            null_prompt_embeds,
+            negative.pooled_prompt_embeds,
+            negative.prompt_attention_mask,
+        )
+        embeds, null, pooled, mask = (None if tensor is None else tensor.detach().float().cpu() for tensor in tensors)
+        return cls(cast(Tensor, embeds), cast(Tensor, null), metadata, pooled, mask)
 
     def expand(self, num_prompts: int) -> Float[Tensor, "b l d"]:
         """The `negative_prompt_embeds` argument of a diffusers pipeline for a number of prompts.
@@ -50,7 +70,20 @@ class NegativeEmbedding:
         return self.negative_prompt_embeds.expand(num_prompts, -1, -1)
 
     def conditioning(self) -> Conditioning:
-        return Conditioning(self.negative_prompt_embeds)
+        """The negative conditioning of one prompt."""
+        return Conditioning(
+            self.negative_prompt_embeds, self.negative_pooled_prompt_embeds, self.negative_prompt_attention_mask
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file holds, by name: float32, on the CPU, without what the family does not have."""
+        named = {
+            EMBEDS: self.negative_prompt_embeds,
+            NULL_EMBEDS: self.null_prompt_embeds,
+            POOLED: self.negative_pooled_prompt_embeds,
+            MASK: self.negative_prompt_attention_mask,
+        }
+        return {name: t.detach().float().cpu().contiguous() for name, t in named.items() if t is not None}
 
     def check_encoder(self, null_prompt_embeds: Float[Tensor, "1 l d"], model_name: str) -> None:
         """Refuse another text encoder than the one that it was learned with.
@@ -72,12 +105,9 @@ class NegativeEmbedding:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically, with a checksum of both tensors in its metadata."""
-        tensors = {
-            EMBEDS: self.negative_prompt_embeds.detach().float().cpu().contiguous(),
-            NULL_EMBEDS: self.null_prompt_embeds.detach().float().cpu().contiguous(),
-        }
-        metadata = {**self.metadata, "format": FORMAT, "sha256": tensor_hash(tensors[EMBEDS], tensors[NULL_EMBEDS])}
+        """Write one safetensors file, atomically, with a checksum of its tensors in its metadata."""
+        tensors = self.tensors()
+        metadata = {**self.metadata, "format": FORMAT, "sha256": tensor_hash(*tensors.values())}
         write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     @classmethod
@@ -101,25 +131,34 @@ class NegativeEmbedding:
             raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
         if not {EMBEDS, NULL_EMBEDS} <= tensors.keys():
             raise ValueError(f"{path} holds {sorted(tensors)}, a negative embedding holds {EMBEDS} and {NULL_EMBEDS}")
-        embeds, null = tensors[EMBEDS], tensors[NULL_EMBEDS]
-        floating = embeds.is_floating_point() and null.is_floating_point()
-        if (
-            embeds.ndim != 3
-            or embeds.shape[0] != 1
-            or embeds.shape != null.shape
-            or embeds.numel() == 0
-            or not floating
-        ):
-            got = " and ".join(
-                f"{key} {tuple(tensors[key].shape)} {tensors[key].dtype}" for key in (EMBEDS, NULL_EMBEDS)
-            )
-            raise ValueError(f"{path} holds {got}; both must be floating point of one shape (1, tokens, width)")
-        embeds, null = embeds.float(), null.float()
-        if not (embeds.isfinite().all() and null.isfinite().all()):
+        _check_shapes(tensors, path)
+        tensors = {name: tensors[name].float() for name in (EMBEDS, NULL_EMBEDS, POOLED, MASK) if name in tensors}
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError(f"{path} holds NaN or infinity; learn it again from an earlier checkpoint")
-        if metadata.get("sha256", "") != tensor_hash(embeds, null):
+        if metadata.get("sha256", "") != tensor_hash(*tensors.values()):
             raise ValueError(f"{path} is damaged: its tensors do not match the checksum in its metadata")
-        return cls(embeds, null, metadata)
+        return cls(tensors[EMBEDS], tensors[NULL_EMBEDS], metadata, tensors.get(POOLED), tensors.get(MASK))
+
+
+def _check_shapes(tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are no negative embedding.
+
+    Raises:
+        ValueError: another shape or dtype than allowed, or a tensor of an unknown name.
+    """
+    embeds = tensors[EMBEDS]
+    shapes = {EMBEDS: (1, *embeds.shape[1:]), NULL_EMBEDS: (1, *embeds.shape[1:]), MASK: (1, *embeds.shape[1:2])}
+    right = embeds.ndim == 3 and embeds.numel() > 0
+    for name, tensor in tensors.items():
+        pooled = tensor.ndim == 2 and len(tensor) == 1 and tensor.numel() > 0
+        fits = pooled if name == POOLED else tuple(tensor.shape) == shapes.get(name)
+        right = right and fits and tensor.is_floating_point()
+    if not right:
+        got = ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items())
+        raise ValueError(
+            f"{path} holds {got}; {EMBEDS} and {NULL_EMBEDS} must be floating point of one shape (1, tokens, width), "
+            f"{POOLED}, if there is one, (1, width), and {MASK} (1, tokens)"
+        )
 
 
 def is_file_reference(text: str) -> bool:

@@ -59,7 +59,7 @@ def file_conditioning(embedding: NegativeEmbedding, model: DiffusionModel) -> Co
         ValueError: it was learned with another text encoder.
     """
     embedding.check_encoder(model.encode_prompt([""]).prompt_embeds, model.name)
-    return Conditioning(embedding.negative_prompt_embeds.to(model.device))
+    return embedding.conditioning().to(model.device)
 
 
 def check_prompt_lengths(prompts: Sequence[str], model: DiffusionModel, *, flag: str = "--prompts") -> None:

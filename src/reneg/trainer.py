@@ -25,7 +25,7 @@ from reneg.checkpoint import (
     save_checkpoint,
 )
 from reneg.config import LearnConfig
-from reneg.interfaces import Conditioning, DiffusionModel, Reward
+from reneg.interfaces import DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
 from reneg.models import check_device, load_model
@@ -286,7 +286,7 @@ class Learner:
     def _look(self) -> None:
         """Let the monitor look at the present state, and keep the state if it is the best so far."""
         start, accelerator = time.perf_counter(), self.accelerator
-        negative = Conditioning(self.target.negative_prompt_embeds.detach())
+        negative = self.target.negative(self.parameters).detach()
         mine = self.monitor.batches[accelerator.process_index :: accelerator.num_processes]
         look = sum_up(gather_object([self.monitor.measure(negative, batch) for batch in mine]))
         self._check_look(look.means)
@@ -306,7 +306,7 @@ class Learner:
     def _shown_before(self) -> Float[Tensor, "b 3 H W"]:
         """The grids' pictures with the null text; a resumed run has to sample them again."""
         if self._null_images is None:
-            self._null_images = self.monitor.show(Conditioning(self.initial[0]))
+            self._null_images = self.monitor.show(self.target.negative(self.initial))
         return self._null_images
 
     def _check_update(self, rewards: Float[Tensor, " b"], norm: Float[Tensor, ""]) -> None:
@@ -374,11 +374,9 @@ class Learner:
     def _embedding(self, step: int, parameters: Sequence[Tensor]) -> NegativeEmbedding:
         rows = read_rows(self.metrics.path)
         metadata = embedding_metadata(self.config, self._settings, self.model.family, len(self.prompts), step, rows)
-        embeds, null = (tensor.detach().float().cpu() for tensor in (parameters[0], self.initial[0]))
-        return NegativeEmbedding(embeds, null, metadata)
+        return NegativeEmbedding.learned(self.target.negative(parameters), self.initial[0], metadata)
 
     def _write_report(self, negative: NegativeEmbedding) -> None:
-        embeds = negative.negative_prompt_embeds.to(self.model.device)
         write_learning_report(
             self.folder / REPORT,
             read_rows(self.metrics.path),
@@ -386,7 +384,7 @@ class Learner:
             {name: str(value) for name, value in plain_settings(self.config).items()},
             self.monitor.shown_prompts,
             self._shown_before(),
-            self.monitor.show(Conditioning(embeds)),
+            self.monitor.show(negative.conditioning().to(self.model.device)),
         )
         logger.info("the embedding of step %s is in %s", negative.metadata["step"], self.folder / FINAL)
 

@@ -35,7 +35,7 @@ def test_starts_as_the_null_text_and_is_the_only_parameter():
     assert torch.equal(parameter, null)
     with torch.no_grad():
         parameter.add_(1)
-    assert torch.equal(target.null_prompt_embeds, null)  # not the same memory
+    assert torch.equal(target.null.prompt_embeds, null)  # not the same memory
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_step_changes_the_embedding_and_nothing_else():
     streams, steps = Streams(0, 0, [0, 1]), {"num_inference_steps": 3, "grad_step_range": (2, 2)}
     training_step(model, target, reward, PROMPTS[:2], streams, guidance_scale=7.5, **steps).loss.backward()
     optimizer.step()
-    moved = (target.negative_prompt_embeds.detach() - target.null_prompt_embeds).abs()
+    moved = (target.negative_prompt_embeds.detach() - target.null.prompt_embeds).abs()
     assert float(moved.amax(-1).min()) > 0.01  # every token
     for module, state in zip(modules, before, strict=True):
         assert all(parameter.grad is None for parameter in module.parameters())

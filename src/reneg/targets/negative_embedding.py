@@ -1,9 +1,9 @@
 """ReNeg's target: all tokens of the encoder's output for "", and nothing else (§4.2)."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy
@@ -13,24 +13,37 @@ class NegativeEmbeddingTarget:
     """One embedding for all prompts, initialised with the null text's encoding.
 
     Only the negative branch keeps a graph. The parameter is float32 at least, whatever the model's precision, and is
-    cast where it is used. Prompts are encoded once and kept in the model's precision.
+    cast where it is used. Prompts are encoded once and kept in the model's precision. Families with a pooled vector
+    learn the negative one of it as well.
     """
 
     policy = GradientPolicy(positive=False, negative=True)
 
     def __init__(self, model: DiffusionModel):
-        self.null_prompt_embeds: Float[Tensor, "1 l d"] = model.encode_prompt([""]).prompt_embeds
-        dtype = torch.promote_types(torch.float32, model.dtype)
-        self.negative_prompt_embeds = torch.nn.Parameter(self.null_prompt_embeds.to(dtype, copy=True))
-        self._encoded: dict[str, Float[Tensor, "1 l d"]] = {}
+        self.null = model.encode_prompt([""])
+        """Where learning starts, in the model's precision; its mask, if there is one, stays as it is."""
+        self._dtype = torch.promote_types(torch.float32, model.dtype)
+        self.negative_prompt_embeds = self._parameter(self.null.prompt_embeds)
+        pooled = self.null.pooled_prompt_embeds
+        self.negative_pooled_prompt_embeds = None if pooled is None else self._parameter(pooled)
+        self._encoded: dict[str, Conditioning] = {}
+
+    def _parameter(self, tensor: Tensor) -> torch.nn.Parameter:
+        return torch.nn.Parameter(tensor.to(self._dtype, copy=True))
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        return [self.negative_prompt_embeds]
+        pooled = self.negative_pooled_prompt_embeds
+        return [self.negative_prompt_embeds, *([] if pooled is None else [pooled])]
+
+    def negative(self, state: Sequence[Tensor]) -> Conditioning:
+        """A state of `parameters()`, of this step or another, as the conditioning of one prompt."""
+        embeds, pooled = (*state, None)[:2]
+        return Conditioning(cast(Tensor, embeds), pooled, self.null.prompt_attention_mask)
 
     def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
         for prompt in prompts:
             if prompt not in self._encoded:
                 # One at a time: in a batch the last bits would depend on which prompts a restart has left to encode.
-                self._encoded[prompt] = model.encode_prompt([prompt]).prompt_embeds
-        positive = Conditioning(torch.cat([self._encoded[prompt] for prompt in prompts]))
-        return positive, Conditioning(self.negative_prompt_embeds).expand(len(prompts))
+                self._encoded[prompt] = model.encode_prompt([prompt])
+        positive = Conditioning.concatenate(*(self._encoded[prompt] for prompt in prompts))
+        return positive, self.negative(self.parameters()).expand(len(prompts))
