@@ -1,6 +1,6 @@
 """One training step: what it computes, and which branches keep a graph."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from fakes import PROMPTS, GaussianModel, Tone
 from tiny import tiny_model
 from torch import Tensor
 
-from reneg.algorithm import denoise, one_step_x0, predict_guided, predict_guided_with_graph, training_step
+from reneg.algorithm import denoise, one_step_x0, predict_guided, predict_guided_with_graph, training_steps
 from reneg.interfaces import Conditioning, GradientPolicy, StepOutput
 from reneg.randomness import Streams, draw_noise
 from reneg.targets import NegativeEmbeddingTarget
@@ -41,11 +41,16 @@ def branches(model: GaussianModel) -> tuple[Tensor, Conditioning, Conditioning]:
 
 
 def step(model: GaussianModel, numbers: Sequence[int], **changes: tuple[int, int]) -> StepOutput:
-    target = NegativeEmbeddingTarget(model)
+    return next(steps(model, NegativeEmbeddingTarget(model), numbers, **changes))
+
+
+def steps(
+    model: GaussianModel, target: NegativeEmbeddingTarget, numbers: Sequence[int], **changes: int | tuple[int, int]
+) -> Iterator[StepOutput]:
     settings = {"num_inference_steps": 6, "grad_step_range": (3, 5), **changes}
     prompts = [PROMPTS[number] for number in numbers]
     streams = Streams(0, 2, list(numbers))
-    return training_step(model, target, Tone(), prompts, streams, guidance_scale=SCALE, **settings)  # pyright: ignore
+    return training_steps(model, target, Tone(), prompts, streams, guidance_scale=SCALE, **settings)  # pyright: ignore
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
@@ -97,7 +102,7 @@ def test_the_gradient_stops_at_x_t():
     model = GaussianModel()
     latents, positive, negative = branches(model)
     policy = GradientPolicy(positive=True, negative=True)
-    x0 = one_step_x0(model, latents, model.set_timesteps(6)[4], positive, negative, SCALE, policy)
+    x0, _ = one_step_x0(model, latents, model.set_timesteps(6)[4], positive, negative, SCALE, policy)
     x0.sum().backward()
     assert latents.grad is None
     assert negative.prompt_embeds.grad is not None
@@ -135,7 +140,7 @@ def test_the_step_follows_the_papers_line():
     positive = model.encode_prompt([PROMPTS[number] for number in numbers])
     negative = model.encode_prompt([""] * 3)
     timesteps = model.set_timesteps(6)
-    index = streams.step_index((3, 5))
+    (index,) = streams.step_indices((3, 5))
     for timestep in timesteps[: index + 1]:
         pred_uncond, pred_cond = (model.predict(x, timestep, branch) for branch in (negative, positive))
         prediction = pred_uncond + SCALE * (pred_cond - pred_uncond)
@@ -166,3 +171,22 @@ def test_the_first_and_the_last_step_can_carry_the_gradient(index: int):
     output = step(GaussianModel(), [0], grad_step_range=(index, index))
     assert output.step_index == index
     output.loss.backward()
+
+
+def test_several_steps_of_one_trajectory_are_those_that_one_at_a_time_would_take():
+    model, numbers = RecordingModel(), [0, 1, 2]
+    target = NegativeEmbeddingTarget(model)
+    together = []
+    for output in steps(model, target, numbers, grad_step_range=(2, 5), gradient_steps=4):
+        (gradient,) = torch.autograd.grad(output.loss, target.parameters())
+        together.append((output, gradient))
+    assert [output.step_index for output, _ in together] == [2, 3, 4, 5]
+    # Each gradient step's prediction also moves the trajectory: six steps, two branches, three samples, no more.
+    assert model.calls == 6 * 2 * 3
+    for output, gradient in together:
+        index = output.step_index
+        (alone,) = steps(model, target, numbers, grad_step_range=(index, index))
+        (expected,) = torch.autograd.grad(alone.loss, target.parameters())
+        torch.testing.assert_close(output.images, alone.images, rtol=0, atol=1e-10)
+        torch.testing.assert_close(output.rewards, alone.rewards, rtol=0, atol=1e-10)
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=0)

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from tiny import save_tiny_reward, tiny_pipeline
 
 import reneg.cli
 from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main, parse
-from reneg.config import PRESETS, EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig
+from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
 from reneg.negative import NegativeEmbedding
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "matplotlib"}
-PRESET = yaml.safe_load(PRESETS["world"].read_text())
+PRESET = preset("world")
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +62,11 @@ def test_other_models_have_the_papers_values():
 
 def test_flags_override_the_yaml_which_overrides_the_preset(tmp_path: Path):
     path = tmp_path / "mine.yaml"
-    path.write_text("validation_steps: 5\nmax_train_steps: 7\ngrad_step_range: [3, 4]\n")
+    path.write_text("validation_steps: 5\nmax_train_steps: 7\ngrad_step_range: [3, 6]\n")
     assert PRESET.keys() > {"validation_steps", "max_train_steps", "train_batch_size"}
     config = learn_config("--config", str(path), "--max_train_steps", "9")
     assert config.max_train_steps == 9  # the flag
-    assert config.validation_steps == 5 and config.grad_step_range == (3, 4)  # the YAML
+    assert config.validation_steps == 5 and config.grad_step_range == (3, 6)  # the YAML
     assert config.train_batch_size == PRESET["train_batch_size"]  # the preset
     assert config.adam_beta1 == LearnConfig().adam_beta1  # the default
 
@@ -87,9 +86,9 @@ def test_a_model_in_the_yaml_decides_the_preset(tmp_path: Path):
 
 def test_values_get_their_types():
     config = learn_config(
-        *["--output_dir", "runs/x", "--grad_step_range", "[3, 4]", "--monitor", "null", "--max_grad_norm", "0.5"]
+        *["--output_dir", "runs/x", "--grad_step_range", "[3, 6]", "--monitor", "null", "--max_grad_norm", "0.5"]
     )
-    assert (config.output_dir, config.grad_step_range) == (Path("runs/x"), (3, 4))
+    assert (config.output_dir, config.grad_step_range) == (Path("runs/x"), (3, 6))
     assert (config.monitor, config.max_grad_norm) == (None, 0.5)
     name, generate = parse(["generate", "--prompt", "a cat", "a dog", "--negative", "blurry"])
     assert (name, generate) == ("generate", GenerateConfig(prompt=["a cat", "a dog"], negative="blurry"))

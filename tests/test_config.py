@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def test_every_packaged_yaml_parses_to_what_it_says(path: Path):
     _, config = parse(["learn", "--config", str(path)])
     says = yaml.safe_load(path.read_text())
     assert says
-    assert {name: getattr(config, name) for name in says} == says
+    assert json.loads(json.dumps({name: getattr(config, name) for name in says})) == says  # tuples are YAML's lists
 
 
 GENERATE = {"prompt": ["a cat"]}
@@ -118,6 +119,8 @@ BAD = [
     (LearnConfig, {"grad_step_range": (9, 8)}, r"--grad_step_range \[9, 8\]"),
     (LearnConfig, {"grad_step_range": (-1, 8)}, r"--grad_step_range \[-1, 8\]"),
     (LearnConfig, {"num_inference_steps": 10}, r"--grad_step_range \[20, 29\]: must lie in 0 … 9"),
+    (LearnConfig, {"gradient_steps": 0}, "--gradient_steps 0: must be 1 to 10, the steps of --grad_step_range"),
+    (LearnConfig, {"gradient_steps": 3, "grad_step_range": (28, 29)}, "--gradient_steps 3: must be 1 to 2"),
     (LearnConfig, {"max_grad_norm": 0.0}, "--max_grad_norm 0.0"),
     (GenerateConfig, {}, "--prompt TEXT or --prompts FILE"),
     (GenerateConfig, GENERATE | {"prompts": Path("x.txt")}, "--prompt TEXT or --prompts FILE"),

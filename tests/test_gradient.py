@@ -6,7 +6,7 @@ from fakes import PROMPTS, Brightness, GaussianModel
 from tiny import tiny_clip_reward, tiny_model
 from torch import Tensor
 
-from reneg.algorithm import denoise, one_step_x0, predict_guided, training_step
+from reneg.algorithm import denoise, one_step_x0, predict_guided, training_steps
 from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.objective import reward_loss
 from reneg.prediction import predict_x0
@@ -37,7 +37,7 @@ def test_gradient_equals_finite_differences(step_index: int) -> None:
 
     def rewards_of(embeds: Tensor) -> Tensor:
         count = len(embeds)
-        x0 = one_step_x0(
+        x0, _ = one_step_x0(
             model,
             latents.expand(count, -1, -1, -1),
             timestep,
@@ -69,7 +69,7 @@ def test_gradient_of_a_training_step_equals_the_closed_form() -> None:
     """Brightness of a Gaussian model: d loss / d n = (g - 1) sigma slope / 8 * the mean row of the weights."""
     model = GaussianModel()
     target = NegativeEmbeddingTarget(model)
-    output = training_step(
+    outputs = training_steps(
         model,
         target,
         Brightness(),
@@ -79,6 +79,7 @@ def test_gradient_of_a_training_step_equals_the_closed_form() -> None:
         num_inference_steps=STEPS,
         grad_step_range=(2, 7),
     )
+    output = next(outputs)
     (gradient,) = torch.autograd.grad(output.loss, target.parameters())
     timestep = model.set_timesteps(STEPS)[output.step_index]
     _, sigma = model.alpha_sigma(timestep)
@@ -123,7 +124,7 @@ def test_negative_branch_alone_gives_the_gradient_of_the_concatenated_batch(
         return predict_x0(latents, prediction, alpha, sigma, model.prediction_type)
 
     def separate(negative: Conditioning) -> Tensor:
-        return one_step_x0(model, latents, timestep, positive, negative, GUIDANCE, target.policy)
+        return one_step_x0(model, latents, timestep, positive, negative, GUIDANCE, target.policy)[0]
 
     gradients, denoiser, whole = [], [], []
     for x0_of in (concatenated, separate):
@@ -152,5 +153,6 @@ def test_gradient_stops_at_x_t() -> None:
     embeds = conditioning.prompt_embeds.clone().requires_grad_()
     timestep = model.set_timesteps(STEPS)[4]
     policy = NegativeEmbeddingTarget.policy
-    one_step_x0(model, latents, timestep, conditioning, Conditioning(embeds), GUIDANCE, policy).sum().backward()
+    x0, _ = one_step_x0(model, latents, timestep, conditioning, Conditioning(embeds), GUIDANCE, policy)
+    x0.sum().backward()
     assert latents.grad is None and embeds.grad is not None

@@ -21,7 +21,7 @@ def test_values_are_pinned():
     """Changing any of these changes every result there is: raise the formats, and say so in the changelog."""
     assert derive_seed(0, "sample", 0) == 178316582436694654
     assert [prompt_index(3, number, 5) for number in range(10)] == [1, 0, 4, 2, 3, 1, 4, 2, 3, 0]
-    assert [Streams(3, step, [0]).step_index((20, 29)) for step in range(12)] == [
+    assert [i for step in range(12) for i in Streams(3, step, [0]).step_indices((20, 29))] == [
         25,
         20,
         23,
@@ -44,10 +44,10 @@ def test_another_process_draws_the_same():
     """Nothing comes from Python's salted hash or from a global generator."""
     code = (
         "from reneg.randomness import Streams, derive_seed, prompt_index; "
-        "print(derive_seed(9, 'x', 4), prompt_index(9, 4, 50), Streams(9, 4, []).step_index((0, 99)))"
+        "print(derive_seed(9, 'x', 4), prompt_index(9, 4, 50), *Streams(9, 4, []).step_indices((0, 99)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    own = (derive_seed(9, "x", 4), prompt_index(9, 4, 50), Streams(9, 4, []).step_index((0, 99)))
+    own = (derive_seed(9, "x", 4), prompt_index(9, 4, 50), *Streams(9, 4, []).step_indices((0, 99)))
     assert done.stdout.split() == [str(value) for value in own]
 
 
@@ -82,21 +82,29 @@ def test_noise_is_standard_normal_over_samples():
 def test_the_global_generator_is_neither_used_nor_moved():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    values = noise(Streams(2, 3, [1]).generators), Streams(2, 3, [1]).step_index((0, 99)), prompt_index(2, 3, 40)
+    values = noise(Streams(2, 3, [1]).generators), Streams(2, 3, [1]).step_indices((0, 99)), prompt_index(2, 3, 40)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    again = noise(Streams(2, 3, [1]).generators), Streams(2, 3, [1]).step_index((0, 99)), prompt_index(2, 3, 40)
+    again = noise(Streams(2, 3, [1]).generators), Streams(2, 3, [1]).step_indices((0, 99)), prompt_index(2, 3, 40)
     assert torch.equal(values[0], again[0]) and values[1:] == again[1:]
 
 
 def test_step_index_stays_in_range_reaches_all_of_it_and_is_shared():
-    drawn = [Streams(0, step, [step]).step_index((20, 29)) for step in range(300)]
+    drawn = [i for step in range(300) for i in Streams(0, step, [step]).step_indices((20, 29))]
     assert set(drawn) == set(range(20, 30))
-    assert drawn == [Streams(0, step, [8, 9, 10]).step_index((20, 29)) for step in range(300)]
+    assert drawn == [i for step in range(300) for i in Streams(0, step, [8, 9, 10]).step_indices((20, 29))]
     streams = Streams(0, 0, [0])
-    assert streams.step_index((20, 29)) == streams.step_index((20, 29))  # asking draws nothing from the samples
-    assert drawn != [Streams(1, step, [step]).step_index((20, 29)) for step in range(300)]
-    assert Streams(0, 0, [0]).step_index((7, 7)) == 7
+    assert streams.step_indices((20, 29)) == streams.step_indices((20, 29))  # asking draws nothing from the samples
+    assert drawn != [i for step in range(300) for i in Streams(1, step, [step]).step_indices((20, 29))]
+    assert Streams(0, 0, [0]).step_indices((7, 7)) == [7]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 10])
+def test_several_step_indices_are_evenly_apart_and_reach_all_of_the_range(count: int):
+    drawn = [Streams(0, step, [step]).step_indices((20, 29), count) for step in range(300)]
+    assert {len(indices) for indices in drawn} == {count}
+    assert all(indices == list(range(indices[0], indices[-1] + 1, 10 // count)) for indices in drawn)
+    assert {i for indices in drawn for i in indices} == set(range(20, 30))
 
 
 @pytest.mark.parametrize("num_prompts", [1, 7])

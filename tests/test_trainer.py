@@ -88,10 +88,13 @@ def assert_close_runs(left: Path, right: Path) -> None:
 
 
 @pytest.mark.parametrize("batch, accumulation", [(1, 4), (2, 2)])
-def test_batchings_agree_on_the_fake(tmp_path: Path, no_report: None, batch: int, accumulation: int) -> None:
-    fake_learner(quick(tmp_path / "whole")).run()
-    config = quick(tmp_path / "parts", train_batch_size=batch, gradient_accumulation_steps=accumulation)
-    fake_learner(config).run()
+@pytest.mark.parametrize("gradient_steps", [1, 3])
+def test_batchings_agree_on_the_fake(
+    tmp_path: Path, no_report: None, batch: int, accumulation: int, gradient_steps: int
+) -> None:
+    fake_learner(quick(tmp_path / "whole", gradient_steps=gradient_steps)).run()
+    parts = {"train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    fake_learner(quick(tmp_path / "parts", gradient_steps=gradient_steps, **parts)).run()
     assert_close_runs(tmp_path / "whole", tmp_path / "parts")
 
 
@@ -118,20 +121,22 @@ def test_two_processes_agree_with_one(tmp_path: Path, no_report: None) -> None:
     assert_close_runs(tmp_path / "one", tmp_path / "two")
 
 
-def test_resumed_equals_uninterrupted_at_every_stop(tmp_path: Path, no_report: None) -> None:
-    fake_learner(quick(tmp_path / "whole")).run()
+@pytest.mark.parametrize("gradient_steps", [1, 2])
+def test_resumed_equals_uninterrupted_at_every_stop(tmp_path: Path, no_report: None, gradient_steps: int) -> None:
+    shape = {"gradient_steps": gradient_steps}
+    fake_learner(quick(tmp_path / "whole", **shape)).run()
     stops = 0
     while True:
         folder = tmp_path / str(stops)
         try:
-            fake_learner(quick(folder), reward=StopAfter(stops)).run()
+            fake_learner(quick(folder, **shape), reward=StopAfter(stops)).run()
         except StoppedError:
-            fake_learner(quick(folder, resume_from_checkpoint="latest")).run()
+            fake_learner(quick(folder, **shape, resume_from_checkpoint="latest")).run()
             assert_same_run(tmp_path / "whole", folder)
             stops += 1
         else:
             break
-    assert stops >= 8 + 3  # before each update, and before each look
+    assert stops >= 8 * gradient_steps + 3  # before each gradient, and before each look
 
 
 def test_resumes_bit_for_bit_on_the_tiny_model_beyond_an_epoch(tmp_path: Path, no_report: None) -> None:

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image, ImageFilter
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
-from reneg.algorithm import training_step
+from reneg.algorithm import training_steps
 from reneg.evaluation.contenders import load_real_pictures
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.models import load_model
@@ -144,7 +144,7 @@ def test_a_learning_step_has_a_finite_gradient_in_every_token(model: StableDiffu
     target, streams = NegativeEmbeddingTarget(model), Streams(0, 0, [0, 1])
     reward = load_reward("world/preference")
     settings = {"guidance_scale": 7.5, "num_inference_steps": 4, "grad_step_range": (2, 3)}
-    output = training_step(model, target, reward, load_prompts().learn[:2], streams, **settings)
+    output = next(training_steps(model, target, reward, load_prompts().learn[:2], streams, **settings))
     output.loss.backward()
     gradient = target.negative_prompt_embeds.grad
     assert gradient is not None and gradient.isfinite().all()

@@ -1,10 +1,10 @@
-"""The method: a guided trajectory, its one-step prediction, and the training step that joins them.
+"""The method: a guided trajectory, its one-step predictions, and the training steps that join them.
 
 Data goes one way: prompts -> conditioning -> trajectory x_T … x_t (no gradient) -> guided prediction (Eq. 5) -> x0
 (Eq. 6) -> images -> rewards (Eq. 7) -> gradient -> negative embedding.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -77,16 +77,16 @@ def one_step_x0(
     negative: Conditioning,
     guidance_scale: float,
     policy: GradientPolicy,
-) -> Float[Tensor, "b c h w"]:
-    """Eq. 6: the clean latents predicted from x_t in one step; the gradient stops at x_t."""
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+    """Eq. 6: the clean latents predicted from x_t in one step, and the guided prediction; no gradient enters x_t."""
     prediction = predict_guided_with_graph(
         model, latents.detach(), timestep, positive, negative, guidance_scale, policy
     )
     alpha, sigma = model.alpha_sigma(timestep)
-    return predict_x0(latents.detach(), prediction, alpha, sigma, model.prediction_type)
+    return predict_x0(latents.detach(), prediction, alpha, sigma, model.prediction_type), prediction
 
 
-def training_step(
+def training_steps(
     model: DiffusionModel,
     target: Target,
     reward: Reward,
@@ -96,27 +96,36 @@ def training_step(
     guidance_scale: float,
     num_inference_steps: int,
     grad_step_range: tuple[int, int],
-) -> StepOutput:
-    """One step of §4.2: guided trajectory down to a random late step, one-step prediction, reward, loss.
+    gradient_steps: int = 1,
+) -> Iterator[StepOutput]:
+    """§4.2: guided trajectory down to a random late step, one-step prediction, reward, loss.
+
+    With several gradient steps the trajectory goes on from each to the next, on detached latents and from the same
+    prediction, so a further gradient costs a backward pass and a decoded picture, not a trajectory. Call `backward` on
+    each loss before asking for the next, and only one step's graph is ever kept.
 
     Args:
         prompts: one per generator of `streams`.
         grad_step_range: first and last step_index that may carry the gradient, both included.
+        gradient_steps: how many of them carry one; 1 is the paper's method.
     """
-    positive, negative = target.condition(model, prompts)
     timesteps = model.set_timesteps(num_inference_steps)
-    step_index = streams.step_index(grad_step_range)
     noise = draw_noise(streams.generators, model.latent_shape, model.dtype, model.device)
-    latents = denoise(
-        model,
-        model.initial_latents(noise),
-        timesteps[:step_index],
-        positive.detach(),
-        negative.detach(),
-        guidance_scale,
-        streams.generators,
-    )
-    x0 = one_step_x0(model, latents, timesteps[step_index], positive, negative, guidance_scale, target.policy)
-    images = model.decode(x0)
-    rewards = reward(images, prompts)
-    return StepOutput(reward_loss(rewards), rewards.detach(), images.detach(), step_index)
+    latents, done = model.initial_latents(noise), 0
+    for step_index in streams.step_indices(grad_step_range, gradient_steps):
+        positive, negative = target.condition(model, prompts)
+        latents = denoise(
+            model,
+            latents,
+            timesteps[done:step_index],
+            positive.detach(),
+            negative.detach(),
+            guidance_scale,
+            streams.generators,
+        )
+        timestep, done = timesteps[step_index], step_index + 1
+        x0, prediction = one_step_x0(model, latents, timestep, positive, negative, guidance_scale, target.policy)
+        images = model.decode(x0)
+        rewards = reward(images, prompts)
+        yield StepOutput(reward_loss(rewards), rewards.detach(), images.detach(), step_index)
+        latents = model.step(prediction.detach(), timestep, latents, streams.generators)

@@ -17,7 +17,8 @@ PRESETS: dict[str, Path] = {"world": CONFIGS / "world.yaml"}
 
 def preset(model: str) -> dict[str, Any]:
     """The settings that suit a model better than the paper's, for `LearnConfig(**preset(model))`; often none."""
-    return yaml.safe_load(PRESETS[model].read_text(encoding="utf-8")) if model in PRESETS else {}
+    settings = yaml.safe_load(PRESETS[model].read_text(encoding="utf-8")) if model in PRESETS else {}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def require(condition: bool, message: str) -> None:
@@ -94,6 +95,9 @@ class LearnConfig(ModelConfig):
     grad_step_range: tuple[int, int] = (20, 29)
     """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
     that remain; with none remaining nothing is predicted, so the last ten of thirty."""
+    gradient_steps: int = 1
+    """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
+    paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
     seed: int = 0
     """Fixes prompts' order, noises and step indices (design: they do not depend on batching, processes, restarts)."""
     checkpointing_steps: int = 100
@@ -120,6 +124,11 @@ class LearnConfig(ModelConfig):
         low, high = self.grad_step_range
         last = self.num_inference_steps - 1
         require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
+        count = high - low + 1
+        require(
+            1 <= self.gradient_steps <= count,
+            f"--gradient_steps {self.gradient_steps}: must be 1 to {count}, the steps of --grad_step_range",
+        )
         clip = self.max_grad_norm
         require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
 

@@ -43,11 +43,14 @@ class Streams:
         self._seed, self._optimizer_step = seed, optimizer_step
         self.generators = [make_generator(seed, "sample", number) for number in sample_numbers]
 
-    def step_index(self, grad_step_range: tuple[int, int]) -> int:
-        """The step that carries the gradient, uniform over the range, both ends included.
+    def step_indices(self, grad_step_range: tuple[int, int], count: int = 1) -> list[int]:
+        """The steps that carry the gradient: evenly apart within the range, both ends included, from a uniform start.
 
-        It depends on the optimiser step alone: all micro-batches and processes share it.
+        One step is uniform over the range. They depend on the optimiser step alone: all micro-batches and processes
+        share them.
         """
         low, high = grad_step_range
+        apart = (high - low + 1) // count
         generator = make_generator(self._seed, "step index", self._optimizer_step)
-        return int(torch.randint(low, high + 1, (), generator=generator))
+        first = int(torch.randint(low, high - apart * (count - 1) + 1, (), generator=generator))
+        return [first + apart * number for number in range(count)]

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
-from reneg.algorithm import training_step
+from reneg.algorithm import training_steps
 from reneg.checkpoint import (
     Best,
     Checkpoint,
@@ -254,7 +254,7 @@ class Learner:
         return row
 
     def _gradient(self) -> tuple[Float[Tensor, " b"], int]:
-        """Leave the gradient of the global batch in the parameters; its rewards, and the step that carried it."""
+        """Leave the gradient of the global batch in the parameters; its rewards, and the last step that carried it."""
         config, accelerator = self.config, self.accelerator
         rewards, step_index = [], 0
         for micro_batch in range(config.gradient_accumulation_steps):
@@ -266,7 +266,7 @@ class Learner:
                 gradient_accumulation_steps=config.gradient_accumulation_steps,
                 num_processes=accelerator.num_processes,
             )
-            output = training_step(
+            outputs = training_steps(
                 self.model,
                 self.target,
                 self.reward,
@@ -275,10 +275,12 @@ class Learner:
                 guidance_scale=config.guidance_scale,
                 num_inference_steps=config.num_inference_steps,
                 grad_step_range=config.grad_step_range,
+                gradient_steps=config.gradient_steps,
             )
-            (output.loss / config.gradient_accumulation_steps).backward()
-            rewards.append(output.rewards)
-            step_index = output.step_index
+            for output in outputs:
+                (output.loss / (config.gradient_accumulation_steps * config.gradient_steps)).backward()
+                rewards.append(output.rewards)
+                step_index = output.step_index
         for parameter in self.parameters:
             parameter.grad = cast(Tensor, accelerator.reduce(parameter.grad, "mean"))
         return cast(Tensor, accelerator.gather(torch.cat(rewards))), step_index
