@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from reneg.interfaces import Reward
-from reneg.rewards.aesthetic import load_vision
+from reneg.rewards.aesthetic import load_laion, load_vision
 from reneg.rewards.clip import load_cosine, load_scaled
 from reneg.rewards.loading import Kind, RewardSource, Settings
 from reneg.world import WEIGHTS
@@ -17,6 +17,7 @@ KINDS: dict[Kind, Callable[[RewardSource, Settings], Reward]] = {
     "clip": load_scaled,
     "cosine": load_cosine,
     "vision": load_vision,
+    "laion": load_laion,
 }
 
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -29,9 +30,15 @@ REWARDS: dict[str, RewardSource] = {
     "world/aesthetic": RewardSource("vision", WEIGHTS / "aesthetic"),
     "pickscore": RewardSource("clip", "yuvalkirstain/PickScore_v1", companion=CLIP_H),
     "clipscore": RewardSource("cosine", CLIP_L),  # the cosine alone: no factor 100 or 2.5, no max(0, .)
+    "aesthetic": RewardSource("laion", "trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth", CLIP_L),
+    "aesthetic-v1": RewardSource("laion", None, "sa_0_4_vit_l_14_linear.pth", CLIP_L),
 }
 """Name -> where it is and how it is read. Rewards on the hub were never run here, only their layouts."""
-FILES: dict[str, str] = {}
+FILES: dict[str, str] = {
+    "aesthetic-model.pth": "aesthetic",
+    "sac+logos+ava1-l14-linearMSE.pth": "aesthetic",
+    "sa_0_4_vit_l_14_linear.pth": "aesthetic-v1",
+}
 """Original file name -> its row of REWARDS: how a file, or a folder that holds one, is recognised."""
 HUB_ID = re.compile(r"(?!world/)[\w-][\w.-]*/[\w-][\w.-]*")
 

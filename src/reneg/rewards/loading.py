@@ -1,5 +1,6 @@
 """Loading a scorer's weights, all of them or none, from a folder or the hub."""
 
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -8,9 +9,10 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel
 
-Kind = Literal["clip", "cosine", "vision"]
+Kind = Literal["clip", "cosine", "vision", "laion"]
 """How a reward's weights are read, and its formula."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -95,3 +97,33 @@ def fetch(source: RewardSource, file: str, name: str) -> Path:
     except (HfHubHTTPError, EntryNotFoundError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"reward {name!r}: the hub did not give {file} of {home} ({reason})") from error
+
+
+def read_tensors(file: Path, name: str) -> dict[str, Any]:
+    """The content of a `torch.save` file; one with anything but tensors and plain values is refused unexecuted.
+
+    Raises:
+        ValueError: so, or the file is missing or damaged.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"reward {name!r}: {file} cannot be read as tensors ({reason})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"reward {name!r}: {file} holds a {type(content).__name__}, not a state dict")
+    return content
+
+
+def fill(model: torch.nn.Module, state: dict[str, Tensor], settings: Settings) -> Any:
+    """Give a model all of its weights.
+
+    Raises:
+        ValueError: a weight is missing, unknown or of another shape.
+    """
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"reward {settings.name!r}: the weights do not fit: {reason}") from error
+    return model.to(device=settings.device, dtype=settings.dtype)
