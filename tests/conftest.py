@@ -12,6 +12,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-results", type=Path, help="JSON file for the steps at which test_kill.py's runs were killed"
     )
+    parser.addoption(
+        "--rewards-table",
+        type=Path,
+        help="Markdown file whose table tests/rewards writes: what is proven of each scorer",
+    )
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from reneg.models.sd import StableDiffusion
 from reneg.rewards.clip import ClipReward
@@ -102,6 +111,22 @@ def tiny_clip(seed: int, size: int) -> CLIPModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return CLIPModel(config)
+
+
+def tiny_vision(projection_dim: int = 1) -> CLIPVisionModelWithProjection:
+    """A CLIP vision tower of 8x8 pictures; with one output it is an aesthetic reward."""
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        projection_dim=projection_dim,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return CLIPVisionModelWithProjection(config)
 
 
 def save_tiny_reward(folder: Path, *, seed: int = 1, size: int = 8) -> Path:

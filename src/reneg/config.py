@@ -172,6 +172,9 @@ class EvaluateConfig(ModelConfig):
         default_factory=lambda: ["world/preference", "world/monitor", "world/judge", "world/aesthetic"]
     )
     """The rewards to report; claims are decided on the judges, which nothing else loads."""
+    published: bool = False
+    """Score as the rewards' papers did (8-bit pictures, PIL's resize, HPSv2's JPEG), to compare with their numbers;
+    otherwise by the path that learning takes. docs/rewards.md has the difference."""
     num_seeds: int = 2
     """Noises of each prompt."""
     max_prompts: int | None = None

@@ -4,28 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import MEAN, STD
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+from tiny import MEAN, STD, tiny_vision
+from transformers import CLIPImageProcessor
 
-from reneg.rewards.aesthetic import AestheticReward
+from reneg.rewards.aesthetic import AestheticReward, load_vision
+from reneg.rewards.loading import RewardSource, Settings
 from reneg.rewards.preprocess import ImagePreprocess
 
 PROMPTS = ["a cat", "a dog", ""]
-
-
-def tiny_vision() -> CLIPVisionModelWithProjection:
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=8,
-        patch_size=4,
-        projection_dim=1,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        return CLIPVisionModelWithProjection(config)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +64,7 @@ def save(folder: Path) -> Path:
 
 
 def load(folder: Path) -> AestheticReward:
-    return AestheticReward.from_pretrained(folder, name="mine", device="cpu", dtype=torch.float32)
+    return load_vision(RewardSource("vision", folder), Settings("mine"))
 
 
 def test_a_saved_folder_gives_the_same_reward(tmp_path: Path, reward: AestheticReward, images: torch.Tensor):

@@ -58,7 +58,9 @@ def test_pixels_out_of_range_keep_their_gradient(size: int):
 def test_reads_the_folders_mean_and_deviation(tmp_path: Path):
     config = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "size": {"shortest_edge": 224}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
-    assert ImagePreprocess.from_pretrained(tmp_path, 8) == ImagePreprocess(8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert ImagePreprocess.from_pretrained(tmp_path / "preprocessor_config.json", 8) == ImagePreprocess(
+        8, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,5 +72,5 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, content: str | None):
     if content is not None:
         (tmp_path / "preprocessor_config.json").write_text(content)
     with pytest.raises(ValueError, match="holds no readable preprocessor_config.json") as error:
-        ImagePreprocess.from_pretrained(tmp_path, 8)
+        ImagePreprocess.from_pretrained(tmp_path / "preprocessor_config.json", 8)
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)

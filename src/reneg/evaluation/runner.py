@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from reneg.monitor import clipped_share, diversity, saturation
 from reneg.negative import tensor_hash
 from reneg.negatives import batches, check_prompt_lengths
 from reneg.report import to_images, to_uint8
-from reneg.rewards import REWARDS, load_reward
+from reneg.rewards import find_reward, load_reward
 
 FORMAT = 1
 """Raised whenever the same settings come to give other pictures or scores, so that nothing old is taken for new."""
@@ -49,13 +50,27 @@ def evaluate(config: EvaluateConfig, *, console: Console | None = None) -> dict:
     make_output_dir(config.output_dir)
     model = load_model(config.model, scheduler=config.scheduler, device=config.device)
     contenders = load_contenders(config.negatives, model)
-    if len(set(config.rewards)) < len(config.rewards) or not config.rewards:
+    rewards = [load_reward(name, device=config.device, published=config.published) for name in config.rewards]
+    if len({reward.name for reward in rewards}) < len(rewards) or not rewards:
         raise ValueError(f"--rewards {config.rewards}: give at least one, and none twice")
-    rewards = [load_reward(name, device=config.device) for name in config.rewards]
     fingerprints = {config.model: fingerprint(MODELS.get(config.model, config.model))}
-    fingerprints |= {name: fingerprint(REWARDS[name].folder if name in REWARDS else name) for name in config.rewards}
+    fingerprints |= {
+        reward.name: reward_fingerprint(name, published=config.published)
+        for name, reward in zip(config.rewards, rewards, strict=True)
+    }
     real = load_real_pictures() if config.prompts is None else None
     return compare(Comparison(model, rewards, contenders, groups, fingerprints, real), config, console=console)
+
+
+def reward_fingerprint(reward: str, *, published: bool) -> str:
+    """What identifies a reward's scores: its weights, and the path that pictures take into it."""
+    _, source = find_reward(reward)
+    location = source.location
+    if isinstance(location, Path) and source.weights is not None:
+        location = location / source.weights
+    elif source.weights is not None:
+        location = f"{location}/{source.weights}"
+    return fingerprint(str(location)) + (" published" if published else "")
 
 
 def compare(comparison: Comparison, config: EvaluateConfig, *, console: Console | None = None) -> dict:

@@ -21,16 +21,21 @@ def content_key(content: dict[str, object]) -> str:
 
 
 def fingerprint(source: Path | str) -> str:
-    """What identifies weights: the hash of a folder's files, wherever it lies; a hub id stands for itself."""
+    """What identifies weights: the hash of a file or of a folder's files, wherever it lies; a hub id is its own."""
     folder = Path(source)
+    if folder.is_file():
+        return _file_hash(folder)
     if not folder.is_dir():
         return str(source)
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {_file_hash(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Shards:

@@ -1,49 +1,95 @@
-"""The table of rewards, and loading one by name or folder."""
+"""The table of rewards, and loading one by name, file, folder or hub id."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from reneg.interfaces import Reward
-from reneg.rewards.aesthetic import AestheticReward
-from reneg.rewards.clip import ClipReward
+from reneg.rewards.aesthetic import load_laion, load_vision
+from reneg.rewards.clip import load_cosine, load_scaled
+from reneg.rewards.loading import Kind, RewardSource, Settings
 from reneg.world import WEIGHTS
 
-KINDS: dict[str, type[ClipReward] | type[AestheticReward]] = {"clip": ClipReward, "aesthetic": AestheticReward}
-
-
-@dataclass(frozen=True)
-class RewardSource:
-    """Where a reward's weights are, and how they are read."""
-
-    folder: Path
-    kind: Literal["clip", "aesthetic"]
-
-
-REWARDS = {
-    "world/preference": RewardSource(WEIGHTS / "preference", "clip"),
-    "world/monitor": RewardSource(WEIGHTS / "monitor", "clip"),
-    "world/judge": RewardSource(WEIGHTS / "judge", "clip"),
-    "world/aesthetic": RewardSource(WEIGHTS / "aesthetic", "aesthetic"),
+KINDS: dict[Kind, Callable[[RewardSource, Settings], Reward]] = {
+    "clip": load_scaled,
+    "cosine": load_cosine,
+    "vision": load_vision,
+    "laion": load_laion,
 }
-"""The bundled world's four: one to train on, one to monitor with, and two judges for evaluation alone."""
+
+CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+CLIP_L = "openai/clip-vit-large-patch14"
+REWARDS: dict[str, RewardSource] = {
+    # The bundled world's four: one to train on, one to monitor with, and two judges for evaluation alone.
+    "world/preference": RewardSource("clip", WEIGHTS / "preference"),
+    "world/monitor": RewardSource("clip", WEIGHTS / "monitor"),
+    "world/judge": RewardSource("clip", WEIGHTS / "judge"),
+    "world/aesthetic": RewardSource("vision", WEIGHTS / "aesthetic"),
+    "pickscore": RewardSource("clip", "yuvalkirstain/PickScore_v1", companion=CLIP_H),
+    "clipscore": RewardSource("cosine", CLIP_L),  # the cosine alone: no factor 100 or 2.5, no max(0, .)
+    "aesthetic": RewardSource("laion", "trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth", CLIP_L),
+    "aesthetic-v1": RewardSource("laion", None, "sa_0_4_vit_l_14_linear.pth", CLIP_L),
+}
+"""Name -> where it is and how it is read. Rewards on the hub were never run here, only their layouts."""
+FILES: dict[str, str] = {
+    "aesthetic-model.pth": "aesthetic",
+    "sac+logos+ava1-l14-linearMSE.pth": "aesthetic",
+    "sa_0_4_vit_l_14_linear.pth": "aesthetic-v1",
+}
+"""Original file name -> its row of REWARDS: how a file, or a folder that holds one, is recognised."""
+HUB_ID = re.compile(r"(?!world/)[\w-][\w.-]*/[\w-][\w.-]*")
 
 
-def load_reward(reward: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Reward:
+def find_reward(reward: str) -> tuple[str, RewardSource]:
+    """(name, source) of a row of REWARDS, an original file, a folder with one, a CLIPModel's folder or a hub id.
+
+    A file or folder with a known scorer takes the scorer's name, which the reports show; others keep their own.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if reward in REWARDS:
+        return reward, REWARDS[reward]
+    path = Path(reward)
+    if path.is_file():
+        return _known(path, reward)
+    if path.is_dir():
+        files = [path / file for file in FILES if (path / file).is_file()]
+        if len(files) > 1:
+            names = ", ".join(file.name for file in files)
+            raise ValueError(f"reward {reward!r} holds more than one scorer ({names}); give the file instead")
+        return _known(files[0], reward) if files else (reward, RewardSource("clip", path))
+    if HUB_ID.fullmatch(reward):
+        return reward, RewardSource("clip", reward)
+    raise ValueError(
+        f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, or the folder or hub id of a CLIPModel"
+    )
+
+
+def _known(file: Path, reward: str) -> tuple[str, RewardSource]:
+    if file.name not in FILES:
+        raise ValueError(f"reward {reward!r} is no known scorer's file; its name must be one of {', '.join(FILES)}")
+    name = FILES[file.name]
+    return name, replace(REWARDS[name], location=file.parent, weights=file.name)
+
+
+def load_reward(
+    reward: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, published: bool = False
+) -> Reward:
     """Load a frozen reward.
 
     Args:
-        reward: a row of REWARDS, or the folder of a transformers CLIPModel with its tokenizer and image processor.
+        reward: a row of REWARDS, a scorer's original file or a folder that holds it, or the folder or hub id of a
+            transformers CLIPModel with its tokenizer and image processor.
+        published: take the path that published numbers come from, which gives no gradient.
 
     Raises:
-        ValueError: unknown name, or a folder that holds no such model.
+        ValueError: unknown name, or weights that are not what they should be; in one line.
     """
-    source = REWARDS.get(reward)
-    if source is None and not Path(reward).is_dir():
-        raise ValueError(
-            f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, or the folder of a CLIPModel"
-        )
-    source = source or RewardSource(Path(reward), "clip")
-    return KINDS[source.kind].from_pretrained(source.folder, name=reward, device=device, dtype=dtype)
+    name, source = find_reward(reward)
+    if source.location is None:
+        raise ValueError(f"reward {name!r} is on no hub; give the path of {source.weights} instead of the name")
+    return KINDS[source.kind](source, Settings(name, device, dtype, published))

@@ -1,8 +1,6 @@
-"""Text-image rewards that are a CLIPModel: the bundled world's, and any folder in that layout."""
+"""Text-image rewards that are a CLIPModel: PickScore, CLIPScore, the bundled world's, and any folder of one."""
 
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,36 +9,39 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from reneg.rewards.loading import load_complete
+from reneg.rewards.loading import RewardSource, Settings, fetch, load_complete, load_tokenizer
 from reneg.rewards.preprocess import ImagePreprocess
+from reneg.rewards.text import PromptTokenizer
 
 
 class ClipReward:
-    """`exp(logit_scale) * cos(image, text)`, PickScore's formula (Kirstain et al. 2023): about 0 to 100 at most."""
+    """The cosine of a picture's and a prompt's vectors, times exp(logit_scale) where the scorer's own formula says so.
 
-    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, preprocess: ImagePreprocess, *, name: str):
+    Scaled (Kirstain et al. 2023, PickScore): about 0 to 100 at most. Not scaled (HPSv2; CLIPScore as ImageReward's
+    authors report it, without a factor and without max(0, .)): -1 to 1.
+    """
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        preprocess: ImagePreprocess,
+        *,
+        name: str,
+        scaled: bool = True,
+        clean: bool = False,
+    ):
         self.name = name
         # Any: transformers annotates every output as possibly a tuple.
         self.model: Any = model.requires_grad_(False).eval()
         self.tokenizer, self.preprocess = tokenizer, preprocess
-        self._warned = False
-
-    @classmethod
-    def from_pretrained(cls, folder: Path, *, name: str, device: str, dtype: torch.dtype) -> "ClipReward":
-        """Load `CLIPModel.save_pretrained` weights with their tokenizer and preprocessor_config.json.
-
-        Raises:
-            ValueError: the folder holds no such model.
-        """
-        model = load_complete(CLIPModel, folder, name=name, dtype=dtype)
-        tokenizer = CLIPTokenizer.from_pretrained(folder)
-        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # transformers makes an empty one up
-            raise ValueError(f"reward {name!r} has no tokenizer in {folder}; save it with the model")
-        preprocess = ImagePreprocess.from_pretrained(folder, model.config.vision_config.image_size)
-        return cls(model.to(device), tokenizer, preprocess, name=name)
+        self._scaled = scaled
+        limit = self.model.config.text_config.max_position_embeddings
+        self._tokenize = PromptTokenizer(tokenizer, limit, name=name, clean=clean)
 
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
-        return self.model.logit_scale.exp() * (self.encode_images(images) * self.encode_prompts(prompts)).sum(-1)
+        cosines = (self.encode_images(images) * self.encode_prompts(prompts)).sum(-1)
+        return self.model.logit_scale.exp() * cosines if self._scaled else cosines
 
     def encode_images(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]:
         """Unit vectors of pictures in [0, 1]; differentiable."""
@@ -50,16 +51,35 @@ class ClipReward:
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
         """Unit vectors of prompts."""
-        ids = self._tokenize(prompts).to(self.model.device)
+        # Without the mask: pad tokens come after the end, where causal attention never looks.
+        ids = self._tokenize(prompts, self.model.device)["input_ids"]
         return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
 
-    def _tokenize(self, prompts: Sequence[str]) -> Tensor:
-        limit = self.model.config.text_config.max_position_embeddings
-        if not self._warned and any(
-            len(ids) > limit for ids in self.tokenizer(list(prompts), verbose=False).input_ids
-        ):
-            warnings.warn(f"reward {self.name!r} reads the first {limit} tokens of longer prompts", stacklevel=3)
-            self._warned = True
-        # Padding to the full length keeps an item's score independent of its batch-mates.
-        options = {"padding": "max_length", "max_length": limit, "truncation": True, "return_tensors": "pt"}
-        return self.tokenizer(list(prompts), **options).input_ids
+
+def load_scaled(source: RewardSource, settings: Settings) -> ClipReward:
+    """exp(logit_scale) times the cosine; the text as it is, as transformers' processor reads it (PickScore).
+
+    Raises:
+        ValueError: the source holds no `CLIPModel.save_pretrained` weights with tokenizer and image processor.
+    """
+    return _load(source, settings, scaled=True)
+
+
+def load_cosine(source: RewardSource, settings: Settings) -> ClipReward:
+    """The plain cosine; the text cleaned as OpenAI's CLIP cleans it.
+
+    Raises:
+        ValueError: as for `load_scaled`.
+    """
+    return _load(source, settings, scaled=False)
+
+
+def _load(source: RewardSource, settings: Settings, *, scaled: bool) -> ClipReward:
+    model = load_complete(CLIPModel, source.location, settings)
+    tokenizer = load_tokenizer(CLIPTokenizer, source, settings.name)
+    home = fetch(source, "preprocessor_config.json", settings.name)
+    size = model.config.vision_config.image_size
+    preprocess = ImagePreprocess.from_pretrained(home, size, published=settings.published)
+    return ClipReward(
+        model.to(settings.device), tokenizer, preprocess, name=settings.name, scaled=scaled, clean=not scaled
+    )

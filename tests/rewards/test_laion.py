@@ -1,0 +1,113 @@
+"""LAION's heads: the real weights on the real vectors give the known scores, and anything else is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scorers import pictures
+from tiny import tiny_vision
+
+from reneg.rewards import find_reward, load_reward
+from reneg.rewards.aesthetic import convert_head, make_head
+from reneg.rewards.loading import Settings, fill, read_tensors
+
+KNOWN = {  # facts: scores of the shipped vectors, ratings 0 to 9
+    "LAION aesthetic (SAC MLP)": (
+        "christophschuhmann+improved-aesthetic-predictor/sac+logos+ava1-l14-linearMSE.pth",
+        "vit_l_14_embeddings",
+        [1.65548, 2.35927, 3.06982, 3.67245, 4.23801, 4.70102, 5.07305, 5.36536, 5.57666, 5.74676],
+    ),
+    "LAION aesthetic (V1 linear)": (
+        "LAION-AI+aesthetic-predictor/sa_0_4_vit_l_14_linear.pth",
+        "vit_l_14_embeddings",
+        [-2.45791, -0.13786, 1.89511, 3.58493, 5.09973, 6.47010, 7.78699, 9.04800, 10.22641, 11.30443],
+    ),
+}
+
+
+def real_head(shared_data: Path, file: str) -> torch.nn.Sequential:
+    state = convert_head(read_tensors(shared_data / file, "real"))
+    return fill(make_head(state), state, Settings("real"))
+
+
+@pytest.mark.parametrize("scorer", KNOWN)
+def test_real_heads_give_the_known_scores(shared_data: Path, scorer: str, prove):
+    file, folder, known = KNOWN[scorer]
+    vectors = [np.load(shared_data / "LAION-AI+aesthetic-predictor" / folder / f"rating{i}.npy") for i in range(10)]
+    with torch.no_grad():
+        scores = real_head(shared_data, file)(torch.from_numpy(np.concatenate(vectors))).squeeze(-1)
+    difference = float((scores - torch.tensor(known)).abs().max())
+    assert difference < 1e-4
+    prove(scorer, "real head on the ten real vectors", "known answers, given to 1e-5", difference)
+
+
+def test_the_real_mlp_is_the_known_affine_map(shared_data: Path):
+    head = real_head(shared_data, KNOWN["LAION aesthetic (SAC MLP)"][0]).double()
+    with torch.no_grad():
+        bias = head(torch.zeros(1, 768, dtype=torch.float64))
+        weight = head(torch.eye(768, dtype=torch.float64)).squeeze(-1) - bias.squeeze()
+    assert float(bias) == pytest.approx(5.236646, abs=1e-5)
+    assert float(weight.norm()) == pytest.approx(17.995625, abs=1e-4)
+    assert weight[:3].tolist() == pytest.approx([-0.691593, -0.556994, -0.321169], abs=1e-5)
+
+
+def test_the_real_mlp_with_activations_is_refused(shared_data: Path):
+    file = shared_data / "christophschuhmann+improved-aesthetic-predictor" / "ava+logos-l14-reluMSE.pth"
+    with pytest.raises(ValueError, match="without activations; unknown or missing: layers.11.bias"):
+        convert_head(read_tensors(file, "relu"))
+
+
+def mlp_state(*widths: int) -> dict[str, torch.Tensor]:
+    generator, state = torch.Generator().manual_seed(0), {}
+    for layer, (width, out) in zip((0, 2, 4, 6, 7), zip(widths, [*widths[1:], 1], strict=True), strict=True):
+        state[f"layers.{layer}.weight"] = torch.randn(out, width, generator=generator)
+        state[f"layers.{layer}.bias"] = torch.randn(out, generator=generator)
+    return state
+
+
+def linear_state(width: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {"weight": torch.randn(1, width, generator=generator), "bias": torch.randn(1, generator=generator)}
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "state"),
+    [
+        ("sac+logos+ava1-l14-linearMSE.pth", "aesthetic", mlp_state(12, 10, 8, 6, 4)),
+        ("sa_0_4_vit_l_14_linear.pth", "aesthetic-v1", linear_state(12)),
+    ],
+)
+def test_a_folder_with_backbone_and_head_loads(tmp_path: Path, file: str, name: str, state: dict):
+    tiny_vision(12).save_pretrained(tmp_path)
+    torch.save(state, tmp_path / file)
+    images = pictures(2).float()
+    for given in (tmp_path, tmp_path / file):
+        reward = load_reward(str(given))
+        assert reward.name == name == find_reward(str(given))[0]
+        scores = reward(images, ["", ""])
+        vectors = reward.model(pixel_values=reward.preprocess(images)).image_embeds  # type: ignore[attr-defined]
+        vectors = vectors / vectors.norm(dim=-1, keepdim=True)
+        for layer in range(len(state) // 2):
+            weights, biases = [v for v in state.values() if v.ndim == 2], [v for v in state.values() if v.ndim == 1]
+            vectors = vectors @ weights[layer].T + biases[layer]
+        torch.testing.assert_close(scores, vectors[:, 0])
+
+
+def test_bad_heads_are_refused_in_one_line(tmp_path: Path):
+    file = tmp_path / "sa_0_4_vit_l_14_linear.pth"
+    tiny_vision(12).save_pretrained(tmp_path)
+    bad = {
+        "it belongs to CLIP ViT-L/14": linear_state(9),
+        "is no MLP of five linear layers": {"weight": torch.ones(1, 12)},
+        "unknown or missing: extra": mlp_state(12, 10, 8, 6, 4) | {"extra": torch.ones(1)},
+        "not a state dict": torch.ones(3),
+        "cannot be read as tensors": {"weight": Path("x")},
+    }
+    for message, content in bad.items():
+        torch.save(content, file)
+        with pytest.raises(ValueError, match=message) as error:
+            load_reward(str(file))
+        assert "\n" not in str(error.value) and "aesthetic-v1" in str(error.value)
+    with pytest.raises(ValueError, match="'aesthetic-v1' is on no hub; give the path of sa_0_4_vit_l_14_linear.pth"):
+        load_reward("aesthetic-v1")
