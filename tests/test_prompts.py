@@ -37,7 +37,7 @@ BAD = {
     "groups.json": (b'{"a": [], "b": [" "]}', "holds no prompt"),
     "broken.json": (b'["a cat"', "cannot be read"),
     "utf.txt": (b"\xff\xfe\xfa", "cannot be read"),
-    "list.yaml": (b"- a cat", "neither .txt nor .json"),
+    "list.yaml": (b"- a cat", "the suffix is none of .txt, .json"),
     "number.json": (b"3", "is not a list of texts"),
     "numbers.json": (b'{"a": [1, 2]}', "group 'a' is not a list of texts"),
     "nested.json": (b'{"a": {"b": ["a cat"]}}', "group 'a' is not a list of texts"),

@@ -70,7 +70,8 @@ class LearnConfig(ModelConfig):
     monitor: str | None = "world/monitor"
     """Another reward, which watches fixed learning prompts and picks the best state; null keeps the last."""
     prompts: Path | None = None
-    """A .txt or .json file of learning prompts; null takes the world's own. "10,000 prompts" of ReFL (§5.1)."""
+    """A public set by name (refl), or a .txt, .json, .jsonl, .tsv or .csv file of learning prompts; null takes the
+    world's own. "10,000 prompts" of ReFL (§5.1)."""
     max_train_steps: int = 4000
     """"4,000 steps" (§5.1)."""
     train_batch_size: int = 64
@@ -140,7 +141,7 @@ class GenerateConfig(ModelConfig):
     prompt: list[str] = field(default_factory=list)
     """One or more prompts."""
     prompts: Path | None = None
-    """A .txt or .json file of prompts instead."""
+    """Or a public set (parti, or some groups: hpsv2:anime,photo), or a .txt, .json, .jsonl, .tsv or .csv file."""
     negative: str = "null"
     """null, handcrafted, a file (weight-file suffix or a path separator in it), or any other text as a prompt."""
     num_images_per_prompt: int = 1
@@ -167,7 +168,8 @@ class EvaluateConfig(ModelConfig):
     negatives: list[str] = field(default_factory=lambda: ["null", "handcrafted"])
     """What to compare, as for generate's --negative; NAME=VALUE names one. Wins are counted against the first two."""
     prompts: Path | None = None
-    """A .txt or .json file of prompts; null takes the world's evaluation set, grouped by style."""
+    """A public set (hpsv2, parti, drawbench, vbench; some groups: hpsv2:anime,photo), or a .txt, .json, .jsonl, .tsv
+    or .csv file; null takes the world's evaluation set, grouped by style."""
     rewards: list[str] = field(
         default_factory=lambda: ["world/preference", "world/monitor", "world/judge", "world/aesthetic"]
     )

@@ -1,6 +1,7 @@
 """What `--negative` means, and pictures in a folder: the work of `reneg generate`."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.models import load_model
 from reneg.negative import NegativeEmbedding, is_file_reference
-from reneg.prompts import read_prompts
+from reneg.prompts import is_public_set, read_prompts
 from reneg.report import to_uint8
 from reneg.world import load_prompts
+
+logger = logging.getLogger(__name__)
 
 HANDCRAFTED_NEGATIVE_PROMPT = (
     "distorted, ugly, blurry, low resolution, low quality, bad, deformed, disgusting, Overexposed, Simple background, "
@@ -62,8 +65,14 @@ def file_conditioning(embedding: NegativeEmbedding, model: DiffusionModel) -> Co
     return embedding.conditioning().to(model.device)
 
 
-def check_prompt_lengths(prompts: Sequence[str], model: DiffusionModel, *, flag: str = "--prompts") -> None:
-    """Refuse prompts that the text encoder would cut off.
+def check_prompt_lengths(
+    prompts: Sequence[str], model: DiffusionModel, *, flag: str = "--prompts", source: Path | None = None
+) -> None:
+    """Refuse prompts that the text encoder would cut off; those of a public set are only reported.
+
+    Args:
+        flag: named in messages.
+        source: the `--prompts` value they come from.
 
     Raises:
         ValueError: some are beyond the limit; the message tells how many, and shows the first.
@@ -73,6 +82,10 @@ def check_prompt_lengths(prompts: Sequence[str], model: DiffusionModel, *, flag:
     if too_long:
         first = too_long[0]
         shown = prompts[first] if len(prompts[first]) <= 60 else prompts[first][:60] + "…"
+        if is_public_set(source):  # its published numbers come from prompts that were cut off
+            facts = (flag, len(too_long), len(prompts), model.max_tokens, model.name)
+            logger.warning("%s: %d of %d prompts are beyond the limit of %d tokens of %s and are cut off", *facts)
+            return
         raise ValueError(
             f"{flag}: {len(too_long)} of {len(prompts)} prompts are beyond the limit of {model.max_tokens} tokens of "
             f"{model.name}; shorten them (the first has {lengths[first]}: {shown!r})"
@@ -104,7 +117,7 @@ def generate_pictures(config: GenerateConfig) -> list[Path]:
 
 def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateConfig) -> list[Path]:
     """`generate_pictures` for a model and prompts that are loaded already."""
-    check_prompt_lengths(prompts, model, flag="--prompts" if config.prompts else "--prompt")
+    check_prompt_lengths(prompts, model, flag="--prompts" if config.prompts else "--prompt", source=config.prompts)
     negative = resolve_negative(config.negative, model)
     # Picture number i is noise i % num_images_per_prompt of its prompt.
     repeated = [prompt for prompt in prompts for _ in range(config.num_images_per_prompt)]

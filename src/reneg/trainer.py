@@ -75,7 +75,7 @@ def learn(config: LearnConfig) -> NegativeEmbedding:
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
     model = load_model(config.model, scheduler=config.scheduler, device=device)
-    check_prompt_lengths(prompts, model)
+    check_prompt_lengths(prompts, model, source=config.prompts)
     reward = load_reward(config.reward, device=device)
     monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
     return Learner(config, model, reward, monitor, prompts, accelerator).run()

@@ -76,7 +76,7 @@ def reward_fingerprint(reward: str, *, published: bool) -> str:
 def compare(comparison: Comparison, config: EvaluateConfig, *, console: Console | None = None) -> dict:
     """`evaluate` for what is loaded already."""
     start = time.perf_counter()
-    check_prompt_lengths(comparison.prompts, comparison.model)
+    check_prompt_lengths(comparison.prompts, comparison.model, source=config.prompts)
     total = len(comparison.prompts) * config.num_seeds
     stores = {c.name: _picture_store(comparison, c, config) for c in comparison.contenders}
     reused = sum(len(store) for store in stores.values())
