@@ -27,6 +27,11 @@ class Conditioning:
     prompt_attention_mask: Float[Tensor, "b l"] | Int[Tensor, "b l"] | None = None
     """1 where the denoiser reads a token, 0 where it does not (T5 and other masked encoders)."""
 
+    def tensors(self) -> list[Tensor]:
+        """What the family has, in the order of the fields."""
+        named = (self.prompt_embeds, self.pooled_prompt_embeds, self.prompt_attention_mask)
+        return [tensor for tensor in named if tensor is not None]
+
     def expand(self, batch_size: int) -> "Conditioning":
         """A conditioning of one prompt repeated for a batch, without copying; gradients add up in the original."""
         return self._map(lambda tensor: tensor.expand(batch_size, *tensor.shape[1:]))

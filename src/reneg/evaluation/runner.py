@@ -124,7 +124,7 @@ def picture_key(comparison: Comparison, contender: Contender, config: EvaluateCo
         {
             "format": FORMAT,
             "model": comparison.fingerprints[comparison.model.name],
-            "negative": tensor_hash(contender.conditioning.prompt_embeds),
+            "negative": tensor_hash(*contender.conditioning.tensors()),
             "prompts": comparison.prompts,
             "num_seeds": config.num_seeds,
             "seed": config.seed,

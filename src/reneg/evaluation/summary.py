@@ -48,7 +48,7 @@ def summarise(comparison: Comparison, config: EvaluateConfig, scores: Scores) ->
             {
                 "name": contender.name,
                 "value": contender.value,
-                "sha256": tensor_hash(contender.conditioning.prompt_embeds),
+                "sha256": tensor_hash(*contender.conditioning.tensors()),
                 "metadata": contender.metadata,
             }
             for contender in comparison.contenders
