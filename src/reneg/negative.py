@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reneg.files import write_atomically
 from reneg.interfaces import Conditioning
+from reneg.pipelines import encode_null, find_row, pipeline_arguments, warn_without_guidance
 
 FORMAT = "reneg/1"
 EMBEDS, NULL_EMBEDS = "negative_prompt_embeds", "null_prompt_embeds"
@@ -74,6 +75,39 @@ class NegativeEmbedding:
         return Conditioning(
             self.negative_prompt_embeds, self.negative_pooled_prompt_embeds, self.negative_prompt_attention_mask
         )
+
+    def for_pipeline(
+        self,
+        pipe: Any,
+        *,
+        num_prompts: int = 1,
+        num_images_per_prompt: int = 1,
+        guidance_scale: float | None = None,
+    ) -> dict[str, Any]:
+        """The negative arguments of a diffusers pipeline's call: `pipe(prompts, **negative.for_pipeline(pipe, …))`.
+
+        What the class needs and the file does not hold (a pooled vector, a second text encoder) is of the null text.
+
+        Args:
+            pipe: a diffusers pipeline; docs/pipelines.md lists the classes.
+            num_prompts: how many prompts the call gets.
+            num_images_per_prompt: the call's `num_images_per_prompt`, or `num_videos_per_prompt`.
+            guidance_scale: what the call gets as the argument that guides (`true_cfg_scale` of some classes); None for
+                the class's default. Where it turns guidance off, a UserWarning says so.
+
+        Raises:
+            ValueError: the class takes no negative embedding, or its loaded text encoder is not the file's.
+        """
+        row = find_row(pipe)
+        null = encode_null(pipe, row)
+        if null is not None and self.null_prompt_embeds.any():  # SDXL's null text may be zeros, which tell nothing
+            # Encoders that pad give the same leading tokens at any length.
+            shared = min(null.prompt_embeds.shape[1], self.null_prompt_embeds.shape[1])
+            own = replace(self, null_prompt_embeds=self.null_prompt_embeds[:, :shared])
+            own.check_encoder(null.prompt_embeds[:, :shared], type(pipe).__name__)
+        warn_without_guidance(pipe, row, guidance_scale)
+        counts = {"num_prompts": num_prompts, "num_images_per_prompt": num_images_per_prompt}
+        return pipeline_arguments(pipe, row, self.conditioning(), null, **counts)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file holds, by name: float32, on the CPU, without what the family does not have."""

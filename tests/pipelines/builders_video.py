@@ -1,0 +1,160 @@
+"""Families that make videos."""
+
+# diffusers' annotations contradict its code.
+# pyright: reportArgumentType=false
+
+from functools import partial
+
+from diffusers import (
+    CogVideoXDDIMScheduler,
+    CogVideoXTransformer3DModel,
+    HunyuanVideoTransformer3DModel,
+    LTXVideoTransformer3DModel,
+    MochiTransformer3DModel,
+    MotionAdapter,
+    SkyReelsV2Transformer3DModel,
+    UniPCMultistepScheduler,
+    WanTransformer3DModel,
+)
+from pipelines import builders_sd as sd
+from pipelines.families import POOLED, TOKENS, WIDTH, call_arguments, flow, hand_made, padded
+from pipelines.harness import Case, Family, Pool, noise
+
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
+CLIP_32 = {"height": 32, "width": 32, "num_frames": 5}
+WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": WIDTH,
+    "freq_dim": 8,
+    "ffn_dim": 16,
+    "num_layers": 1,
+    "rope_max_seq_len": 32,
+}
+
+
+def wan_components() -> Pool:
+    return {"transformer": WanTransformer3DModel(**WAN), "scheduler": flow()}
+
+
+def skyreels_components() -> Pool:
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    return {"transformer": SkyReelsV2Transformer3DModel(**WAN), "scheduler": scheduler}
+
+
+def ltx_components() -> Pool:
+    transformer = LTXVideoTransformer3DModel(
+        in_channels=4, out_channels=4, cross_attention_dim=16, num_layers=1, caption_channels=WIDTH, **HEADS
+    )
+    return {"transformer": transformer, "scheduler": flow()}
+
+
+def cogvideox_components() -> Pool:
+    transformer = CogVideoXTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        time_embed_dim=8,
+        text_embed_dim=WIDTH,
+        num_layers=1,
+        sample_width=4,
+        sample_height=4,
+        sample_frames=5,
+        max_text_seq_length=TOKENS,
+        **HEADS,
+    )
+    return {"transformer": transformer, "scheduler": CogVideoXDDIMScheduler()}
+
+
+def mochi_components() -> Pool:
+    transformer = MochiTransformer3DModel(
+        num_layers=2, pooled_projection_dim=16, in_channels=4, text_embed_dim=WIDTH, time_embed_dim=8, **HEADS
+    )
+    return {"transformer": transformer, "scheduler": flow()}
+
+
+def hunyuan_components() -> Pool:
+    transformer = HunyuanVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        patch_size=1,
+        text_embed_dim=WIDTH,
+        pooled_projection_dim=POOLED,
+        rope_axes_dim=(2, 4, 4),
+    )
+    return {"transformer": transformer, "scheduler": flow()}
+
+
+def adapter() -> MotionAdapter:
+    return MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=2
+    )
+
+
+def animate_components() -> Pool:
+    return {**sd.components(), "motion_adapter": adapter()}
+
+
+def animate_xl_components() -> Pool:
+    return {**sd.xl_components(), "motion_adapter": adapter()}
+
+
+def frames(arguments: Pool) -> Pool:
+    return arguments | {"latents": noise(6, 3, 4, 2, sd.SIDE // 2, sd.SIDE // 2), "num_frames": 2}
+
+
+ANIMATE = Family(
+    animate_components, lambda count: frames(sd.arguments(count)), sd.hand_made, sd.TOKENS, sd.WIDTH, per_image=False
+)
+ANIMATE_XL = Family(
+    animate_xl_components,
+    lambda count: frames(sd.xl_arguments(count)),
+    sd.xl_hand_made,
+    sd.TOKENS,
+    sd.WIDTH,
+    sd.POOLED,
+    per_image=False,
+)
+HUNYUAN = Family(
+    hunyuan_components,
+    partial(
+        call_arguments,
+        latents=(4, 2, 4, 4),
+        pooled=True,
+        mask="prompt_attention_mask",
+        scale="true_cfg_scale",
+        **CLIP_32,
+    ),
+    partial(hand_made, mask="negative_prompt_attention_mask", pooled=True),
+    TOKENS,
+    WIDTH,
+    POOLED,
+    masked=True,
+)
+COGVIDEOX = Family(
+    cogvideox_components, partial(call_arguments, latents=(2, 4, 4, 4), **CLIP_32), hand_made, TOKENS, WIDTH
+)
+LTX = padded(ltx_components, 128, (8, 4), per_image=True, masked=True, height=64, width=64, num_frames=9)
+
+CASES = [
+    Case("WanPipeline", padded(wan_components, 512, (4, 2, 4, 4), per_image=True, masked=False, **CLIP_32)),
+    Case(
+        "WanVideoToVideoPipeline", padded(wan_components, 512, (4, 2, 4, 4), per_image=True, masked=False, **CLIP_32)
+    ),
+    Case(
+        "SkyReelsV2Pipeline", padded(skyreels_components, 512, (4, 2, 4, 4), per_image=True, masked=False, **CLIP_32)
+    ),
+    Case("LTXPipeline", LTX),
+    Case("CogVideoXPipeline", COGVIDEOX),
+    Case("MochiPipeline", padded(mochi_components, 256, (4, 2, 4, 4), per_image=True, masked=True, **CLIP_32)),
+    Case("HunyuanVideoPipeline", HUNYUAN),
+    Case("AnimateDiffPipeline", ANIMATE, several_images=False),
+    Case("AnimateDiffPAGPipeline", ANIMATE, several_images=False),
+    Case("AnimateDiffSDXLPipeline", ANIMATE_XL, several_images=False),
+]

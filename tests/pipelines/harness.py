@@ -1,0 +1,166 @@
+"""Tiny pipelines of one family, called with ready-made embeddings: how every class of the table is tested."""
+
+import inspect
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from reneg.negative import NegativeEmbedding
+
+Pool = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the pipelines of one family share."""
+
+    components: Callable[[], Pool]
+    """Component name -> component; a pipeline takes those that its constructor names."""
+    arguments: Callable[[int], Pool]
+    """Number of prompts -> call arguments; a pipeline takes those that its call names. Item i is always the same."""
+    hand_made: Callable[[NegativeEmbedding, int], Pool]
+    """File, number of prompts -> the right negative arguments, written out by hand."""
+    tokens: int
+    width: int
+    pooled: int | None = None
+    masked: bool = False
+    per_image: bool = True
+    """Whether the right negative arguments of one prompt and two images are those of two prompts."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pipeline class on a tiny pipeline."""
+
+    name: str
+    family: Family
+    components: Pool = field(default_factory=dict)
+    """Over the family's."""
+    arguments: Pool = field(default_factory=dict)
+    """Over the family's, for three prompts. None takes an argument away."""
+    one_prompt: str = ""
+    """Why the class cannot take several prompts at once, if it cannot."""
+    slow: bool = False
+    several_images: bool = True
+    """Whether two pictures of a prompt can be asked for."""
+
+    def pipeline(self) -> Any:
+        return build(self.name, deepcopy({**family_components(self.family.components), **self.components}))
+
+    def call(self, pipe: Any, prompts: range, negative: Pool) -> Tensor:
+        """The output for some of the three prompts."""
+        return self._run(pipe, negative, lambda name, value: take(value, prompts))
+
+    def call_twice(self, pipe: Any, negative: Pool, more: Pool) -> Tensor:
+        """Two pictures of the first prompt, as two prompts or, with `more`, as one with two images."""
+
+        def twice(name: str, value: Any) -> Any:
+            if name == "generator":  # two that agree: a class that encodes one picture draws once for both
+                return [torch.Generator().manual_seed(100) for _ in range(2)]
+            if name == "latents":
+                return take(value, range(2))
+            first = take(value, range(1))
+            if more or not isinstance(value, (Tensor, PerPrompt)):
+                return first
+            return first * 2 if isinstance(first, list) else torch.cat([first, first])
+
+        return self._run(pipe, {**negative, **more}, twice)
+
+    def _run(self, pipe: Any, negative: Pool, choose: Callable[[str, Any], Any]) -> Tensor:
+        pool = {**self.family.arguments(3), **self.arguments}
+        named = inspect.signature(type(pipe).__call__).parameters
+        chosen = {name: choose(name, value) for name, value in pool.items() if name in named and value is not None}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # some classes encode pictures without their generator
+            return first_tensor(pipe(**{**chosen, "return_dict": False, **negative}))
+
+
+class PerPrompt(list):
+    """A call argument with one item for each prompt, tensor slices included."""
+
+
+def take(value: Any, prompts: range) -> Any:
+    """What belongs to some prompts: a tensor's rows, a PerPrompt's items, anything else whole."""
+    if isinstance(value, PerPrompt):
+        return [value[i] for i in prompts]
+    if isinstance(value, Tensor) and value.ndim > 0 and len(value) == 3:
+        return value[prompts.start : prompts.stop].clone()
+    return value
+
+
+def first_tensor(output: Any) -> Tensor:
+    """The pictures, frames or sounds of a pipeline's output."""
+    if isinstance(output, BaseOutput):  # some classes ignore return_dict for latents
+        output = output.to_tuple()
+    if isinstance(output, tuple):
+        output = output[0]
+    return (torch.stack(output) if isinstance(output, list) else torch.as_tensor(output)).detach().float()
+
+
+@cache
+def family_components(components: Callable[[], Pool]) -> Pool:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pool = components()
+    for module in pool.values():
+        if isinstance(module, torch.nn.Module):
+            module.requires_grad_(False).eval()
+            revive(module)
+    return pool
+
+
+def revive(module: torch.nn.Module) -> None:
+    """Give zero-initialised output layers small random weights: without them a random model ignores its inputs."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.normal_(std=0.1, generator=generator)
+
+
+def pipeline_class(name: str) -> type:
+    return getattr(diffusers, name)
+
+
+def build(name: str, pool: Pool) -> Any:
+    cls = pipeline_class(name)
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    given = {}
+    for parameter in parameters:
+        if parameter.name in pool:
+            given[parameter.name] = pool[parameter.name]
+        elif parameter.default is inspect.Parameter.empty:
+            given[parameter.name] = None
+    pipe = cls(**given)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def noise(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def generators() -> PerPrompt:
+    return PerPrompt(torch.Generator().manual_seed(100 + i) for i in range(3))
+
+
+def file(family: Family, seed: int) -> NegativeEmbedding:
+    """A file that fits a family; its last token is masked where the family masks."""
+    embeds = 5 * noise(seed, 1, family.tokens, family.width)  # far enough from zero to be seen among padded tokens
+    mask = None
+    if family.masked:
+        mask = torch.ones(1, family.tokens)
+        mask[:, -1] = 0
+    pooled = None if family.pooled is None else noise(seed + 50, 1, family.pooled)
+    return NegativeEmbedding(embeds, noise(0, 1, family.tokens, family.width), {}, pooled, mask)
+
+
+def repeated(tensor: Tensor | None, count: int) -> Tensor:
+    assert tensor is not None
+    return torch.cat([tensor] * count)

@@ -1,0 +1,76 @@
+"""`for_pipeline` on a tiny pipeline of every class that can be built here."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pipelines.cases import CASES, UNTESTED
+from pipelines.harness import Case, file
+
+from reneg.negative import NegativeEmbedding
+from reneg.pipelines import PIPELINES
+
+pytestmark = [  # of the libraries, about themselves
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:In CPU autocast"),
+]
+SCALE = 3.0
+FLOAT_NOISE = 1e-7
+"""Below this, relative to the largest value, a difference is rounding, whatever the class."""
+NOISE = 2e-5
+"""What the order of sums may change, relative to the largest value."""
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case.slow else [], id=case.name) for case in CASES]
+)
+def test_class(case: Case, record: Callable[..., None]):
+    pipe = case.pipeline()
+    count = 1 if case.one_prompt else 3
+    negative, other = file(case.family, 1), file(case.family, 2)
+
+    everything = case.call(pipe, range(count), negative.for_pipeline(pipe, num_prompts=count, guidance_scale=SCALE))
+    size = float(everything.abs().max())
+    assert everything.isfinite().all() and size > 0
+    by_hand = case.call(pipe, range(count), case.family.hand_made(negative, count))
+    assert torch.equal(everything, by_hand)
+
+    singles = torch.cat(
+        [case.call(pipe, range(i, i + 1), negative.for_pipeline(pipe, guidance_scale=SCALE)) for i in range(count)]
+    )
+    batch = float((everything - singles.reshape(everything.shape)).abs().max()) / size
+    assert batch <= NOISE
+
+    changed = case.call(pipe, range(count), other.for_pipeline(pipe, num_prompts=count, guidance_scale=SCALE))
+    effect = float((everything - changed).abs().max()) / size
+    assert effect > 100 * max(batch, FLOAT_NOISE)
+    images = two_images(case, pipe, negative)
+    assert images is None or images <= NOISE
+    measured = {"batch": batch, "effect": effect, "images": images}
+    record(case.name, prompts=count, one_prompt=case.one_prompt, **measured)
+
+
+def two_images(case: Case, pipe: Any, negative: NegativeEmbedding) -> float | None:
+    """Largest relative difference between two pictures of a prompt and two prompts that are the same.
+
+    None for classes that want a row for each picture: they repeat no ready-made prompt embedding either, so this
+    cannot be asked without their text encoders.
+    """
+    named = inspect.signature(type(pipe).__call__).parameters
+    images = next((name for name in ("num_images_per_prompt", "num_videos_per_prompt") if name in named), None)
+    if images is None or case.one_prompt or case.family.per_image or not case.several_images:
+        return None
+    one = case.call_twice(
+        pipe, negative.for_pipeline(pipe, num_images_per_prompt=2, guidance_scale=SCALE), {images: 2}
+    )
+    two = case.call_twice(pipe, negative.for_pipeline(pipe, num_prompts=2, guidance_scale=SCALE), {})
+    return float((one - two).abs().max() / two.abs().max())
+
+
+def test_every_class_has_a_case_or_a_reason():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    assert not set(names) & UNTESTED.keys()
+    assert PIPELINES.keys() == set(names) | UNTESTED.keys()
