@@ -10,6 +10,7 @@ import torch
 from reneg.interfaces import Reward
 from reneg.rewards.aesthetic import load_laion, load_vision
 from reneg.rewards.clip import load_cosine, load_scaled
+from reneg.rewards.hps import load_hps
 from reneg.rewards.loading import Kind, RewardSource, Settings
 from reneg.world import WEIGHTS
 
@@ -18,6 +19,7 @@ KINDS: dict[Kind, Callable[[RewardSource, Settings], Reward]] = {
     "cosine": load_cosine,
     "vision": load_vision,
     "laion": load_laion,
+    "hps": load_hps,
 }
 
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -28,6 +30,8 @@ REWARDS: dict[str, RewardSource] = {
     "world/monitor": RewardSource("clip", WEIGHTS / "monitor"),
     "world/judge": RewardSource("clip", WEIGHTS / "judge"),
     "world/aesthetic": RewardSource("vision", WEIGHTS / "aesthetic"),
+    "hpsv2.1": RewardSource("hps", "xswu/HPSv2", "HPS_v2.1_compressed.pt", CLIP_H),
+    "hpsv2.0": RewardSource("hps", "xswu/HPSv2", "HPS_v2_compressed.pt", CLIP_H),
     "pickscore": RewardSource("clip", "yuvalkirstain/PickScore_v1", companion=CLIP_H),
     "clipscore": RewardSource("cosine", CLIP_L),  # the cosine alone: no factor 100 or 2.5, no max(0, .)
     "aesthetic": RewardSource("laion", "trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth", CLIP_L),
@@ -35,6 +39,8 @@ REWARDS: dict[str, RewardSource] = {
 }
 """Name -> where it is and how it is read. Rewards on the hub were never run here, only their layouts."""
 FILES: dict[str, str] = {
+    "HPS_v2.1_compressed.pt": "hpsv2.1",
+    "HPS_v2_compressed.pt": "hpsv2.0",
     "aesthetic-model.pth": "aesthetic",
     "sac+logos+ava1-l14-linearMSE.pth": "aesthetic",
     "sa_0_4_vit_l_14_linear.pth": "aesthetic-v1",

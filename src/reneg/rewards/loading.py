@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-Kind = Literal["clip", "cosine", "vision", "laion"]
+Kind = Literal["clip", "cosine", "vision", "laion", "hps"]
 """How a reward's weights are read, and its formula."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
