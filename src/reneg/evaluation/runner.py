@@ -19,7 +19,7 @@ from reneg.evaluation.summary import Scores, summarise, write_results
 from reneg.files import make_output_dir
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Reward
-from reneg.models import MODELS, load_model
+from reneg.models import MODELS, load_configured
 from reneg.monitor import clipped_share, diversity, saturation
 from reneg.negative import tensor_hash
 from reneg.negatives import batches, check_prompt_lengths
@@ -47,12 +47,13 @@ def evaluate(config: EvaluateConfig, *, console: Console | None = None) -> dict:
     """
     groups = load_groups(config)
     make_output_dir(config.output_dir)
-    model = load_model(config.model, scheduler=config.scheduler, device=config.device)
+    model = load_configured(config, device=config.device)
     contenders = load_contenders(config.negatives, model)
     if len(set(config.rewards)) < len(config.rewards) or not config.rewards:
         raise ValueError(f"--rewards {config.rewards}: give at least one, and none twice")
     rewards = [load_reward(name, device=config.device) for name in config.rewards]
-    fingerprints = {config.model: fingerprint(MODELS.get(config.model, config.model))}
+    source = MODELS[config.model].location if config.model in MODELS else config.model
+    fingerprints = {config.model: fingerprint(source)}
     fingerprints |= {name: fingerprint(REWARDS[name].folder if name in REWARDS else name) for name in config.rewards}
     real = load_real_pictures() if config.prompts is None else None
     return compare(Comparison(model, rewards, contenders, groups, fingerprints, real), config, console=console)
