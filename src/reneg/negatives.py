@@ -129,7 +129,7 @@ def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateCo
 
 
 def _write_index(config: GenerateConfig, pictures: list[dict]) -> None:
-    names = ("model", "scheduler", "guidance_scale", "num_inference_steps", "negative", "seed")
+    names = ("model", "revision", "dtype", "scheduler", "guidance_scale", "num_inference_steps", "negative", "seed")
     index = {**{name: vars(config)[name] for name in names}, "pictures": pictures}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(config.output_dir / "index.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -117,6 +117,8 @@ def picture_key(comparison: Comparison, contender: Contender, config: EvaluateCo
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
             "scheduler": config.scheduler,
+            "revision": config.revision,
+            "dtype": config.dtype,
             "device": config.device,
         }
     )
