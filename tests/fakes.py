@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
 from reneg.interfaces import Conditioning, PredictionType
@@ -23,6 +23,7 @@ class GaussianModel:
 
     name = "gaussian"
     family = "fake"
+    scheduler_name = "ddim"
     prediction_type: PredictionType = "epsilon"
     device = torch.device("cpu")
     latent_shape = (3, 4, 4)
@@ -45,6 +46,12 @@ class GaussianModel:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         return Conditioning(torch.stack([torch.randn(TOKENS, WIDTH, generator=g) for g in generators]).to(self.dtype))
 
+    def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        return self.encode_prompt(prompts)
+
+    def null_conditioning(self) -> Conditioning:
+        return self.encode_negative_prompt([""])
+
     def set_timesteps(self, num_inference_steps: int) -> Int[Tensor, " n"]:
         stride = NUM_TRAIN_TIMESTEPS // num_inference_steps
         self._stride = stride
@@ -57,13 +64,13 @@ class GaussianModel:
         embeds = conditioning.prompt_embeds.to(self.dtype)
         return (embeds.flatten(1) @ self.weight.T).unflatten(1, self.latent_shape)
 
-    def slope(self, timestep: Int[Tensor, ""]) -> Float[Tensor, ""]:
+    def slope(self, timestep: Real[Tensor, ""]) -> Float[Tensor, ""]:
         """Derivative of the predicted noise with respect to x_t."""
         alpha, sigma = self.alpha_sigma(timestep)
         return sigma / (alpha**2 * self.spread**2 + sigma**2)
 
     def predict(
-        self, latents: Float[Tensor, "b c h w"], timestep: Int[Tensor, ""], conditioning: Conditioning
+        self, latents: Float[Tensor, "b c h w"], timestep: Real[Tensor, ""], conditioning: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         self.calls += len(latents)
         alpha, _ = self.alpha_sigma(timestep)
@@ -72,7 +79,7 @@ class GaussianModel:
     def step(
         self,
         model_output: Float[Tensor, "b c h w"],
-        timestep: Int[Tensor, ""],
+        timestep: Real[Tensor, ""],
         latents: Float[Tensor, "b c h w"],
         generators: list[torch.Generator],
     ) -> Float[Tensor, "b c h w"]:
@@ -81,7 +88,7 @@ class GaussianModel:
         alpha, sigma = self.alpha_sigma((timestep - self._stride).clamp(min=0))
         return alpha * x0 + sigma * model_output
 
-    def alpha_sigma(self, timestep: Int[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def alpha_sigma(self, timestep: Real[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         angle = timestep.to(self.dtype) / (NUM_TRAIN_TIMESTEPS + 10) * math.pi / 2
         return angle.cos(), angle.sin()
 

@@ -7,7 +7,7 @@ Data goes one way: prompts -> conditioning -> trajectory x_T … x_t (no gradien
 from collections.abc import Iterator, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from reneg.guidance import guided_prediction
@@ -20,7 +20,7 @@ from reneg.randomness import Streams, draw_noise
 def predict_guided(
     model: DiffusionModel,
     latents: Float[Tensor, "b c h w"],
-    timestep: Int[Tensor, ""],
+    timestep: Real[Tensor, ""],
     positive: Conditioning,
     negative: Conditioning,
     guidance_scale: float,
@@ -34,7 +34,7 @@ def predict_guided(
 def predict_guided_with_graph(
     model: DiffusionModel,
     latents: Float[Tensor, "b c h w"],
-    timestep: Int[Tensor, ""],
+    timestep: Real[Tensor, ""],
     positive: Conditioning,
     negative: Conditioning,
     guidance_scale: float,
@@ -56,7 +56,7 @@ def predict_guided_with_graph(
 def denoise(
     model: DiffusionModel,
     latents: Float[Tensor, "b c h w"],
-    timesteps: Int[Tensor, " n"],
+    timesteps: Real[Tensor, " n"],
     positive: Conditioning,
     negative: Conditioning,
     guidance_scale: float,
@@ -72,7 +72,7 @@ def denoise(
 def one_step_x0(
     model: DiffusionModel,
     latents: Float[Tensor, "b c h w"],
-    timestep: Int[Tensor, ""],
+    timestep: Real[Tensor, ""],
     positive: Conditioning,
     negative: Conditioning,
     guidance_scale: float,

@@ -33,8 +33,15 @@ class ModelConfig:
 
     model: str = "world"
     """A short name, a diffusers folder, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; null takes its main branch."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the model; the embedding and the rewards stay in float32, and with fp16 the VAE too."""
+    trust_remote_code: bool = False
+    """Run code that a hub repository or folder brings along; weights are read from safetensors alone either way."""
     scheduler: Literal["ddim", "ddpm"] = "ddim"
-    """"DDIM scheduler with 30 steps" (§5.1); DDPM predicts x0 worse (Fig. 3)."""
+    """"DDIM scheduler with 30 steps" (§5.1); DDPM predicts x0 worse (Fig. 3). Models that predict a flow have Euler
+    steps of their own instead."""
     guidance_scale: float = 7.5
     """"the classifier-free guidance weight is set to 7.5" (§5.1), in learning and inference alike."""
     num_inference_steps: int = 30

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-PredictionType = Literal["epsilon", "v_prediction"]
+PredictionType = Literal["epsilon", "v_prediction", "flow_prediction"]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,15 @@ class DiffusionModel(Protocol):
     name: str
     """Short name, hub id or folder it was loaded from."""
     family: str
-    """Row of MODELS' families, such as "sd"."""
-    prediction_type: PredictionType
+    """Such as "sd" or "sdxl"."""
+
+    @property
+    def prediction_type(self) -> PredictionType: ...
+
+    @property
+    def scheduler_name(self) -> str:
+        """What samples it: "ddim", "ddpm" or, for a flow, "flow_euler"."""
+        ...
 
     @property
     def dtype(self) -> torch.dtype: ...
@@ -124,7 +131,15 @@ class DiffusionModel(Protocol):
         """[b] texts -> their encodings, without a graph."""
         ...
 
-    def set_timesteps(self, num_inference_steps: int) -> Int[Tensor, " n"]:
+    def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        """The same in the form in which the family's pipeline takes negative prompts."""
+        ...
+
+    def null_conditioning(self) -> Conditioning:
+        """What the family's pipeline takes without a negative prompt, as the conditioning of one prompt."""
+        ...
+
+    def set_timesteps(self, num_inference_steps: int) -> Real[Tensor, " n"]:
         """Prepare the scheduler; its timesteps, from noise to image."""
         ...
 
@@ -133,7 +148,7 @@ class DiffusionModel(Protocol):
         ...
 
     def predict(
-        self, latents: Float[Tensor, "b c h w"], timestep: Int[Tensor, ""], conditioning: Conditioning
+        self, latents: Float[Tensor, "b c h w"], timestep: Real[Tensor, ""], conditioning: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         """One evaluation of the denoiser, without guidance."""
         ...
@@ -141,14 +156,14 @@ class DiffusionModel(Protocol):
     def step(
         self,
         model_output: Float[Tensor, "b c h w"],
-        timestep: Int[Tensor, ""],
+        timestep: Real[Tensor, ""],
         latents: Float[Tensor, "b c h w"],
         generators: list[torch.Generator],
     ) -> Float[Tensor, "b c h w"]:
         """x_t and a (guided) prediction -> x_{t-1}; a stochastic sampler draws from each sample's own generator."""
         ...
 
-    def alpha_sigma(self, timestep: Int[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    def alpha_sigma(self, timestep: Real[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """(alpha, sigma) of x_t = alpha * x_0 + sigma * noise."""
         ...
 

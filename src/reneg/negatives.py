@@ -11,7 +11,7 @@ from reneg.config import GenerateConfig
 from reneg.files import make_output_dir, write_atomically
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning, DiffusionModel
-from reneg.models import load_model
+from reneg.models import load_configured
 from reneg.negative import NegativeEmbedding, is_file_reference
 from reneg.prompts import is_public_set, read_prompts
 from reneg.report import to_uint8
@@ -49,10 +49,10 @@ def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negati
     if not value.strip():
         raise ValueError(f"{flag}: got an empty text; write null for the null text")
     if value == "null":
-        return model.encode_prompt([""])
+        return model.null_conditioning()
     text = handcrafted_negative_prompt(model) if value == "handcrafted" else value
     check_prompt_lengths([text], model, flag=flag)
-    return model.encode_prompt([text])
+    return model.encode_negative_prompt([text])
 
 
 def file_conditioning(embedding: NegativeEmbedding, model: DiffusionModel) -> Conditioning:
@@ -61,7 +61,7 @@ def file_conditioning(embedding: NegativeEmbedding, model: DiffusionModel) -> Co
     Raises:
         ValueError: it was learned with another text encoder.
     """
-    embedding.check_encoder(model.encode_prompt([""]).prompt_embeds, model.name)
+    embedding.check_encoder(model.encode_negative_prompt([""]).prompt_embeds, model.name)
     return embedding.conditioning().to(model.device)
 
 
@@ -111,7 +111,7 @@ def generate_pictures(config: GenerateConfig) -> list[Path]:
     if config.prompts is not None:
         prompts = [prompt for group in read_prompts(config.prompts).values() for prompt in group]
     make_output_dir(config.output_dir)
-    model = load_model(config.model, scheduler=config.scheduler, device=config.device)
+    model = load_configured(config, device=config.device)
     return write_pictures(model, prompts, config)
 
 
@@ -142,7 +142,7 @@ def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateCo
 
 
 def _write_index(config: GenerateConfig, pictures: list[dict]) -> None:
-    names = ("model", "scheduler", "guidance_scale", "num_inference_steps", "negative", "seed")
+    names = ("model", "revision", "dtype", "scheduler", "guidance_scale", "num_inference_steps", "negative", "seed")
     index = {**{name: vars(config)[name] for name in names}, "pictures": pictures}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(config.output_dir / "index.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -18,11 +18,14 @@ def predict_x0(
     Args:
         latents: x_t.
         model_output: the guided prediction.
-        alpha: sqrt(abar_t), in (0, 1].
-        sigma: sqrt(1 - abar_t), in [0, 1).
+        alpha: sqrt(abar_t), in (0, 1]; for a flow 1 - sigma.
+        sigma: sqrt(1 - abar_t), in [0, 1); for a flow in (0, 1].
         prediction_type: what the denoiser predicts; for `v_prediction` (Salimans & Ho 2022, appendix D) it is
-            v = alpha * noise - sigma * x_0, hence x_0 = alpha * x_t - sigma * v.
+            v = alpha * noise - sigma * x_0, hence x_0 = alpha * x_t - sigma * v; for `flow_prediction` it is the
+            velocity v = noise - x_0 of the straight path (Liu et al. 2022), hence x_0 = x_t - sigma * v.
     """
     if prediction_type == "epsilon":
         return (latents - sigma * model_output) / alpha
-    return alpha * latents - sigma * model_output
+    if prediction_type == "v_prediction":
+        return alpha * latents - sigma * model_output
+    return latents - sigma * model_output

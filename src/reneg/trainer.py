@@ -28,7 +28,7 @@ from reneg.config import LearnConfig
 from reneg.interfaces import DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
-from reneg.models import check_device, load_model
+from reneg.models import check_device, load_configured
 from reneg.monitor import Monitor, sum_up
 from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
 from reneg.negatives import check_prompt_lengths
@@ -74,7 +74,7 @@ def learn(config: LearnConfig) -> NegativeEmbedding:
     prompts = learning_prompts(config)
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
-    model = load_model(config.model, scheduler=config.scheduler, device=device)
+    model = load_configured(config, device=device)
     check_prompt_lengths(prompts, model, source=config.prompts)
     reward = load_reward(config.reward, device=device)
     monitor = None if config.monitor is None else load_reward(config.monitor, device=device)

@@ -12,7 +12,7 @@ from reneg.randomness import make_generator
 class CountingModel:
     """Pulls every latent towards its conditioning; decodes by enlarging."""
 
-    name, family = "counting", "sd"
+    name, family, scheduler_name = "counting", "sd", "ddim"
     prediction_type: PredictionType = "epsilon"
     dtype, device = torch.float32, torch.device("cpu")
     latent_shape, max_tokens = (3, 4, 4), 9
@@ -28,6 +28,12 @@ class CountingModel:
     def encode_prompt(self, prompts):
         texts = [torch.randn(5, 6, generator=make_generator(0, prompt, 0)) for prompt in prompts]
         return Conditioning(torch.stack(texts))
+
+    def encode_negative_prompt(self, prompts):
+        return self.encode_prompt(prompts)
+
+    def null_conditioning(self):
+        return self.encode_prompt([""])
 
     def set_timesteps(self, num_inference_steps):
         return torch.arange(num_inference_steps).flip(0)

@@ -117,6 +117,7 @@ def test_a_new_negative_costs_its_own_pictures_only(config, make_comparison):
 
 def test_everything_that_determines_pictures_is_in_their_key(config, make_comparison):
     changes = {"num_seeds": 3, "seed": 1, "num_inference_steps": 4, "guidance_scale": 3.0, "scheduler": "ddpm"}
+    changes |= {"dtype": "fp16", "revision": "v2"}
     settings = [config, *(replace(config, **{name: value}) for name, value in changes.items())]
     comparison = make_comparison(config)
     keys = {picture_key(comparison, comparison.contenders[0], each) for each in settings}
@@ -124,7 +125,7 @@ def test_everything_that_determines_pictures_is_in_their_key(config, make_compar
     keys.add(picture_key(replace(comparison, groups={"a": ["x"]}), comparison.contenders[0], config))
     other = replace(comparison, fingerprints={"counting": "weights 9"})
     keys.add(picture_key(other, comparison.contenders[0], config))
-    assert len(keys) == 9
+    assert len(keys) == 11
     same = replace(config, batch_size=1, output_dir=config.output_dir / "x", rewards=["bright"])
     assert picture_key(comparison, comparison.contenders[0], same) in keys
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny import MAX_TOKENS, WIDTH, tiny_model, tiny_pipeline
 
 from reneg.interfaces import Conditioning
-from reneg.models import MODELS, SCHEDULERS, check_device, load_model
+from reneg.models import MODELS, check_device, load_model
+from reneg.models.sampling import SCHEDULERS
 from reneg.models.sd import StableDiffusion
 from reneg.prediction import predict_x0
 
@@ -205,5 +206,5 @@ def test_bad_folders_are_refused_in_one_line(tmp_path: Path, kind: str):
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="cannot be loaded as a Stable Diffusion pipeline"):
+    with pytest.raises(ValueError, match="cannot be loaded as a diffusers pipeline"):
         load_model(str(tmp_path))

