@@ -14,7 +14,15 @@ from rich.console import Console
 from rich.table import Table
 
 from reneg import __version__
-from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
+from reneg.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    InspectConfig,
+    LearnConfig,
+    VerificationError,
+    VerifyConfig,
+    preset,
+)
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -54,6 +62,18 @@ def _inspect(config: InspectConfig) -> None:
     Console(markup=False, emoji=False).print(table)  # brackets and colons in a file's texts are no markup
 
 
+def _verify(config: VerifyConfig) -> None:
+    from reneg.verify import verify
+
+    found = verify(config)
+    print(f"{config.file} changes the picture of {found.prompt!r} on {config.model}:")
+    print(
+        f"mean difference {found.mean_difference:.4f}, largest {found.largest_difference:.4f} of 1, "
+        f"{found.changed_pixels:.0%} of the pixels"
+    )
+    print(f"Pictures: {config.output_dir / 'null.png'}, {config.output_dir / 'negative.png'}")
+
+
 @dataclass(frozen=True)
 class Command:
     """One subcommand: what runs, the settings it takes, and its line in `reneg --help`."""
@@ -68,6 +88,7 @@ COMMANDS = {
     "generate": Command(_generate, GenerateConfig, "make pictures with a negative embedding"),
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
+    "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),
 }
 LISTS = {
     "prompt": "one or more prompts",
@@ -91,12 +112,13 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     subparsers = {}
     for name, command in COMMANDS.items():
         subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
-        if command.config is InspectConfig:
+        positional: set[str | int] = {field.name for field in fields(command.config) if field.name == "file"}
+        if positional:
             subparser.add_argument("file", type=Path, help="a negative embedding (.safetensors)")
-        else:
-            lists = {field.name: field for field in fields(command.config) if field.name in LISTS}
+        if command.config is not InspectConfig:
+            lists = {field.name: field for field in fields(command.config) if field.type == list[str]}
             subparser.add_argument("--config", action="config", help="a YAML file of the settings below")
-            subparser.add_class_arguments(command.config, as_group=False, skip=set(lists))
+            subparser.add_class_arguments(command.config, as_group=False, skip=set(lists) | positional)
             for flag, field in lists.items():
                 default = field.default_factory() if field.default_factory is not MISSING else None
                 subparser.add_argument(f"--{flag}", nargs="+", type=str, default=default, help=LISTS[flag])
@@ -145,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArgumentError, ValueError, OSError) as error:
         print(f"reneg: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except FloatingPointError as error:  # learning stopped at NaN or infinity
+    except (FloatingPointError, VerificationError) as error:  # learning met NaN; a file changes nothing
         print(f"reneg: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:

@@ -202,6 +202,26 @@ class EvaluateConfig(ModelConfig):
         require(len(self.negatives) >= 2, "--negatives: give at least two to compare, such as null FILE.safetensors")
 
 
+class VerificationError(Exception):
+    """`reneg verify` found that a file changes nothing."""
+
+
+@dataclass
+class VerifyConfig(ModelConfig):
+    """Render one prompt with and without a negative embedding from one noise, and fail if nothing changed."""
+
+    file: Path = field(kw_only=True)
+    """A negative embedding (.safetensors)."""
+    prompt: str = "a red cat"
+    """What to draw."""
+    output_dir: Path = Path("runs/verify")
+    """Where null.png and negative.png go."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.prompt.strip()), "--prompt: got an empty text; write what to draw")
+
+
 @dataclass
 class InspectConfig:
     """Tell what a file is, for which encoder, and how it was learned."""
