@@ -19,10 +19,10 @@ from reneg.config import (
     GenerateConfig,
     InspectConfig,
     LearnConfig,
-    VerificationError,
     VerifyConfig,
     preset,
 )
+from reneg.errors import VerificationError
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 

@@ -202,10 +202,6 @@ class EvaluateConfig(ModelConfig):
         require(len(self.negatives) >= 2, "--negatives: give at least two to compare, such as null FILE.safetensors")
 
 
-class VerificationError(Exception):
-    """`reneg verify` found that a file changes nothing."""
-
-
 @dataclass
 class VerifyConfig(ModelConfig):
     """Render one prompt with and without a negative embedding from one noise, and fail if nothing changed."""
