@@ -20,7 +20,7 @@ def main() -> None:
     prompts = ["noto drawing of a large fox on a blue background", "fluent drawing of a rocket on a yellow background"]
     images = pipe(
         prompts,
-        negative_prompt_embeds=negative.expand(len(prompts)),
+        **negative.for_pipeline(pipe, num_prompts=len(prompts)),
         guidance_scale=7.5,
         num_inference_steps=30,
         generator=torch.Generator().manual_seed(0),

@@ -4,7 +4,7 @@ The public names load on first use, so that importing the package costs nothing:
 
     import reneg
     negative = reneg.learn(reneg.LearnConfig(output_dir="runs/mine", **reneg.preset("world")))
-    images = pipe(prompts, negative_prompt_embeds=negative.expand(len(prompts))).images
+    images = pipe(prompts, **negative.for_pipeline(pipe, num_prompts=len(prompts))).images
 """
 
 import importlib
