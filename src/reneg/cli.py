@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reneg import __version__
-from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
+from reneg.config import ConvertConfig, EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -44,6 +44,13 @@ def _evaluate(config: EvaluateConfig) -> None:
     print(f"Report:  {config.output_dir / 'report.html'}")
 
 
+def _convert(config: ConvertConfig) -> None:
+    from reneg.negative import NegativeEmbedding
+
+    NegativeEmbedding.load(config.file).save(config.output)
+    print(f"Embedding: {config.output}")
+
+
 def _inspect(config: InspectConfig) -> None:
     from reneg.negative import NegativeEmbedding, describe
 
@@ -68,6 +75,7 @@ COMMANDS = {
     "generate": Command(_generate, GenerateConfig, "make pictures with a negative embedding"),
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
+    "convert": Command(_convert, ConvertConfig, "write an official .bin file as safetensors"),
 }
 LISTS = {
     "prompt": "one or more prompts",
@@ -91,8 +99,10 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     subparsers = {}
     for name, command in COMMANDS.items():
         subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
-        if command.config is InspectConfig:
-            subparser.add_argument("file", type=Path, help="a negative embedding (.safetensors)")
+        if command.config in (InspectConfig, ConvertConfig):
+            subparser.add_argument("file", type=Path, help="a negative embedding (.safetensors, or an official .bin)")
+            if command.config is ConvertConfig:
+                subparser.add_argument("output", type=Path, help="the .safetensors file to write")
         else:
             lists = {field.name: field for field in fields(command.config) if field.name in LISTS}
             subparser.add_argument("--config", action="config", help="a YAML file of the settings below")

@@ -188,4 +188,18 @@ class InspectConfig:
     """Tell what a file is, for which encoder, and how it was learned."""
 
     file: Path
-    """A negative embedding (.safetensors)."""
+    """A negative embedding (.safetensors, or an official .bin)."""
+
+
+@dataclass
+class ConvertConfig:
+    """Write an official ReNeg file as safetensors, with its mask and a checksum."""
+
+    file: Path
+    """An official file (.bin)."""
+    output: Path
+    """The .safetensors file to write."""
+
+    def __post_init__(self) -> None:
+        self.output = Path(self.output)
+        require(self.output.suffix == ".safetensors", f"output {self.output}: must end in .safetensors")
