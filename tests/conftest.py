@@ -12,6 +12,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--kill-results", type=Path, help="JSON file for the steps at which test_kill.py's runs were killed"
     )
+    parser.addoption(
+        "--mutation-results",
+        type=Path,
+        help="JSON file for test_mutated_files.py's counts of loaded and refused files",
+    )
 
 
 @pytest.fixture(scope="session")

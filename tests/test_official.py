@@ -91,6 +91,7 @@ def test_code_is_refused_and_never_executed(tmp_path: Path):
     with pytest.raises(ValueError, match="nothing in it was run") as error:
         NegativeEmbedding.load(path)
     assert "\n" not in str(error.value) and not trace.exists()
+    assert "weights_only" not in str(error.value) and "safe_globals" not in str(error.value)  # no unsafe advice
     torch.load(path, weights_only=False)  # the bomb is live
     assert trace.exists()
 

@@ -4,7 +4,9 @@ They hold neither the null text's encoding nor a mask, so which encoder they fit
 """
 
 import pickle
+import re
 import struct
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +60,11 @@ def read_official(
     try:
         _check_archive(path)
         # weights_only: torch's own unpickler, which builds tensors and refuses everything else before running it.
-        with path.open("rb") as file:  # given the path, torch would go by its suffix
+        with path.open("rb") as file, warnings.catch_warnings():  # given the path, torch would go by its suffix
+            warnings.simplefilter("ignore")  # of old pickles; what matters is refused
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (*DAMAGE, *UNPICKLING) as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = _without_advice(str(error))
         raise ValueError(
             f"{path} is damaged or holds more than tensors, and nothing in it was run: {reason}; give an official file"
         ) from error
@@ -84,6 +87,12 @@ def read_official(
     if mask is not None:
         mask[:, 0] = 1
     return embeds, mask, {"source": "official ReNeg file", "family": encoder.family, "base_model": encoder.fits}
+
+
+def _without_advice(message: str) -> str:
+    """The fact in an error of torch.load, in one line, without its advice to load the file unsafely."""
+    fact = message.rpartition("WeightsUnpickler error: ")[2]
+    return " ".join(re.split(r"Please use|Check the documentation", fact)[0].split())[:160]
 
 
 def _check_archive(path: Path) -> None:
