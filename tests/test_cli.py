@@ -119,7 +119,7 @@ LEARN = ["learn", *MODEL, "--grad_step_range", "[0,1]", "--prompts", "{tiny}/pro
 GENERATE = ["generate", *MODEL, "--prompt", "a cat"]
 EVALUATE = ["evaluate", *MODEL, "--prompts", "{tiny}/prompts.txt"]
 BAD = {
-    "no command": ([], "learn,generate,evaluate,inspect,convert"),
+    "no command": ([], "learn,generate,evaluate,inspect,convert,merge"),
     "unknown command": (["paint"], "invalid choice: 'paint'"),
     "unknown flag": (["learn", "--learning_rat", "3"], "--learning_rat"),
     "unknown model": ([*LEARN, "--model", "sd9"], "--model 'sd9' is unknown; choose from world"),

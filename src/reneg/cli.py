@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reneg import __version__
-from reneg.config import ConvertConfig, EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
+from reneg.config import ConvertConfig, EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, MergeConfig, preset
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -51,6 +51,13 @@ def _convert(config: ConvertConfig) -> None:
     print(f"Embedding: {config.output}")
 
 
+def _merge(config: MergeConfig) -> None:
+    from reneg.merging import merge_files
+
+    merge_files(config.files, config.weights, config.method, config.output)
+    print(f"Embedding: {config.output}")
+
+
 def _inspect(config: InspectConfig) -> None:
     from reneg.negative import NegativeEmbedding, describe
 
@@ -76,6 +83,7 @@ COMMANDS = {
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
     "convert": Command(_convert, ConvertConfig, "write an official .bin file as safetensors"),
+    "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
 }
 LISTS = {
     "prompt": "one or more prompts",
@@ -83,6 +91,25 @@ LISTS = {
     "rewards": "rewards to report",
 }
 """Settings that take several values on the command line, and their help."""
+
+
+def _inspect_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a negative embedding (.safetensors, or an official .bin)")
+
+
+def _convert_arguments(parser: ArgumentParser) -> None:
+    _inspect_arguments(parser)
+    parser.add_argument("output", type=Path, help="the .safetensors file to write")
+
+
+def _merge_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, help="negative embeddings (.safetensors, or official .bin)")
+    parser.add_argument("--weights", nargs="+", type=float, default=[], help="one for each file; none takes the mean")
+    parser.add_class_arguments(MergeConfig, as_group=False, skip={"files", "weights"})
+
+
+POSITIONAL = {InspectConfig: _inspect_arguments, ConvertConfig: _convert_arguments, MergeConfig: _merge_arguments}
+"""Settings of the commands that work on files named without a flag -> what adds them to a parser."""
 
 
 def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
@@ -99,10 +126,8 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     subparsers = {}
     for name, command in COMMANDS.items():
         subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
-        if command.config in (InspectConfig, ConvertConfig):
-            subparser.add_argument("file", type=Path, help="a negative embedding (.safetensors, or an official .bin)")
-            if command.config is ConvertConfig:
-                subparser.add_argument("output", type=Path, help="the .safetensors file to write")
+        if command.config in POSITIONAL:
+            POSITIONAL[command.config](subparser)
         else:
             lists = {field.name: field for field in fields(command.config) if field.name in LISTS}
             subparser.add_argument("--config", action="config", help="a YAML file of the settings below")
