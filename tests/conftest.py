@@ -17,6 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="Markdown file whose table tests/rewards writes: what is proven of each scorer",
     )
+    parser.addoption(
+        "--mutation-results",
+        type=Path,
+        help="JSON file for test_mutated_files.py's counts of loaded and refused files",
+    )
 
 
 @pytest.fixture(scope="session")

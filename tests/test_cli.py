@@ -118,7 +118,7 @@ LEARN = ["learn", *MODEL, "--grad_step_range", "[0,1]", "--prompts", "{tiny}/pro
 GENERATE = ["generate", *MODEL, "--prompt", "a cat"]
 EVALUATE = ["evaluate", *MODEL, "--prompts", "{tiny}/prompts.txt"]
 BAD = {
-    "no command": ([], "learn,generate,evaluate,inspect,verify"),
+    "no command": ([], "learn,generate,evaluate,inspect"),
     "unknown command": (["paint"], "invalid choice: 'paint'"),
     "unknown flag": (["learn", "--learning_rat", "3"], "--learning_rat"),
     "unknown model": ([*LEARN, "--model", "sd9"], "--model 'sd9' is unknown; choose from world"),
@@ -155,6 +155,7 @@ BAD = {
     "missing contender": ([*EVALUATE, "--negatives", "null", "gone.safetensors"], "gone.safetensors"),
     "one contender": (["evaluate", "--negatives", "null"], "--negatives: give at least two"),
     "nothing to inspect": (["inspect"], "file"),
+    "unwritable suffix": (["convert", "x.bin", "x.bin"], "must end in .safetensors"),
     "missing file": (["inspect", "gone.safetensors"], "no negative embedding at gone.safetensors"),
     "corrupt file": (["inspect", "{tiny}/corrupt.safetensors"], "not a readable safetensors file"),
     "a folder": (["inspect", "{tiny}"], "is a folder"),

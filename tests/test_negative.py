@@ -39,6 +39,7 @@ def path(negative: NegativeEmbedding, tmp_path: Path) -> Path:
 
 def test_what_is_saved_comes_back(negative: NegativeEmbedding, path: Path):
     loaded = NegativeEmbedding.load(path)
+    assert loaded.null_prompt_embeds is not None and negative.null_prompt_embeds is not None
     assert torch.equal(loaded.negative_prompt_embeds, negative.negative_prompt_embeds)
     assert torch.equal(loaded.null_prompt_embeds, negative.null_prompt_embeds)
     assert negative.metadata.items() <= loaded.metadata.items()
@@ -168,6 +169,7 @@ def test_a_renamed_pickle_is_refused_and_never_executed(tmp_path: Path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_same_encoder_in_half_precision_is_accepted(negative: NegativeEmbedding, dtype: torch.dtype):
+    assert negative.null_prompt_embeds is not None
     negative.check_encoder(negative.null_prompt_embeds.to(dtype), "the same")
 
 
@@ -239,3 +241,24 @@ def test_further_tensors_of_a_wrong_shape_or_name_are_refused(tmp_path: Path, wr
     save_file(tensors, path, metadata={"sha256": tensor_hash(*tensors.values())})
     with pytest.raises(ValueError, match="must be floating point"):
         NegativeEmbedding.load(path)
+
+
+@pytest.mark.parametrize("config", ["[", "[" * 100_000, "[1]", "3", '{"a": {"b": [1]}}', "9" * 5000])
+def test_describe_survives_whatever_the_metadata_holds(config: str):
+    metadata = {"config": config, "base_model": "a\x1b[31m\nb", "shape": "a lie"}
+    facts = describe(NegativeEmbedding(draw(0), draw(1), metadata))
+    assert facts["shape"] == "5 tokens x 6"
+    assert all(text.isprintable() for pair in facts.items() for text in pair)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 1), (1, 1, 6), (1, 100_000, 1)], ids=str)
+@pytest.mark.parametrize("value", [0.0, 3e38, -3e38])
+def test_describe_survives_any_finite_tensor(shape: tuple[int, ...], value: float):
+    embeds = torch.full(shape, value)
+    assert describe(NegativeEmbedding(embeds, -embeds))["shape"] == f"{shape[1]} tokens x {shape[2]}"
+
+
+def test_the_refusal_tells_which_models_would_fit():
+    negative = NegativeEmbedding(torch.ones(1, 77, 2048), torch.ones(1, 77, 2048), {"base_model": "mine"})
+    with pytest.raises(ValueError, match=r"learned on mine\) .* that of sd1.5 \(77x768\).* read by SDXL"):
+        negative.check_encoder(torch.ones(1, 77, 768), "sd1.5")

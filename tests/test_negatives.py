@@ -134,3 +134,20 @@ def test_the_command_reads_files_and_folders(tmp_path):
         generate_pictures(replace(settings, model="nothing"))
     with pytest.raises(OSError, match="--output_dir .* cannot be written"):
         generate_pictures(replace(settings, output_dir=tmp_path / "prompts.txt" / "x"))
+
+
+def test_strength_interpolates_the_negative_of_the_pictures(model, embedding, tmp_path):
+    def pictures(negative: str, strength: float, folder: str) -> list[bytes]:
+        config = GenerateConfig(
+            prompt=["a cat"], negative=negative, strength=strength, num_inference_steps=2, output_dir=tmp_path / folder
+        )
+        return [path.read_bytes() for path in write_pictures(model, ["a cat"], config)]
+
+    null = model.encode_prompt([""]).prompt_embeds
+    NegativeEmbedding(null + 0.5 * 0.6, null).save(tmp_path / "weak.safetensors")
+    for folder in "abcd":
+        (tmp_path / folder).mkdir()
+    weak = pictures(str(embedding), 0.6, "a")
+    assert weak == pictures(str(tmp_path / "weak.safetensors"), 1.0, "b")
+    assert pictures(str(embedding), 0.0, "c") == pictures("null", 1.0, "d") != weak
+    assert json.loads((tmp_path / "a" / "index.json").read_text())["strength"] == 0.6

@@ -62,7 +62,7 @@ def test_console_script_shows_help_without_heavy_imports():
     command = [sys.executable, "-X", "importtime", str(script), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for subcommand in ("learn", "generate", "evaluate", "inspect"):
+    for subcommand in ("learn", "generate", "evaluate", "inspect", "convert", "merge"):
         assert subcommand in done.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "|" in line}
     assert imported & HEAVY == set()

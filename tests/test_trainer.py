@@ -203,6 +203,7 @@ def test_best_state_by_the_monitor_is_the_result(tmp_path: Path) -> None:
     negative = learner.run()
     assert negative.metadata["step"] == "0"
     saved, last = (NegativeEmbedding.load(tmp_path / f"negative_embedding{end}.safetensors") for end in ("", "_last"))
+    assert saved.null_prompt_embeds is not None
     assert torch.equal(saved.negative_prompt_embeds, saved.null_prompt_embeds)
     assert last.metadata["step"] == "8"
     assert torch.equal(last.negative_prompt_embeds, learner.parameters[0].detach().float())

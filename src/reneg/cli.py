@@ -15,10 +15,12 @@ from rich.table import Table
 
 from reneg import __version__
 from reneg.config import (
+    ConvertConfig,
     EvaluateConfig,
     GenerateConfig,
     InspectConfig,
     LearnConfig,
+    MergeConfig,
     VerifyConfig,
     preset,
 )
@@ -50,6 +52,20 @@ def _evaluate(config: EvaluateConfig) -> None:
     print_table(evaluate(config, console=console), console)
     print(f"Results: {config.output_dir / 'results.json'}")
     print(f"Report:  {config.output_dir / 'report.html'}")
+
+
+def _convert(config: ConvertConfig) -> None:
+    from reneg.negative import NegativeEmbedding
+
+    NegativeEmbedding.load(config.file).save(config.output)
+    print(f"Embedding: {config.output}")
+
+
+def _merge(config: MergeConfig) -> None:
+    from reneg.merging import merge_files
+
+    merge_files(config.files, config.weights, config.method, config.output)
+    print(f"Embedding: {config.output}")
 
 
 def _inspect(config: InspectConfig) -> None:
@@ -89,6 +105,8 @@ COMMANDS = {
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
     "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),
+    "convert": Command(_convert, ConvertConfig, "write an official .bin file as safetensors"),
+    "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
 }
 LISTS = {
     "prompt": "one or more prompts",
@@ -96,6 +114,36 @@ LISTS = {
     "rewards": "rewards to report",
 }
 """Settings that take several values on the command line, and their help."""
+
+
+def _inspect_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, help="a negative embedding (.safetensors, or an official .bin)")
+
+
+def _convert_arguments(parser: ArgumentParser) -> None:
+    _inspect_arguments(parser)
+    parser.add_argument("output", type=Path, help="the .safetensors file to write")
+
+
+def _merge_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", type=Path, help="negative embeddings (.safetensors, or official .bin)")
+    parser.add_argument("--weights", nargs="+", type=float, default=[], help="one for each file; none takes the mean")
+    parser.add_class_arguments(MergeConfig, as_group=False, skip={"files", "weights"})
+
+
+def _verify_arguments(parser: ArgumentParser) -> None:
+    _inspect_arguments(parser)
+    parser.add_argument("--config", action="config", help="a YAML file of the settings below")
+    parser.add_class_arguments(VerifyConfig, as_group=False, skip={"file"})
+
+
+POSITIONAL = {
+    InspectConfig: _inspect_arguments,
+    ConvertConfig: _convert_arguments,
+    MergeConfig: _merge_arguments,
+    VerifyConfig: _verify_arguments,
+}
+"""Settings of the commands that work on files named without a flag -> what adds them to a parser."""
 
 
 def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
@@ -112,13 +160,12 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     subparsers = {}
     for name, command in COMMANDS.items():
         subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
-        positional: set[str | int] = {field.name for field in fields(command.config) if field.name == "file"}
-        if positional:
-            subparser.add_argument("file", type=Path, help="a negative embedding (.safetensors)")
-        if command.config is not InspectConfig:
-            lists = {field.name: field for field in fields(command.config) if field.type == list[str]}
+        if command.config in POSITIONAL:
+            POSITIONAL[command.config](subparser)
+        else:
+            lists = {field.name: field for field in fields(command.config) if field.name in LISTS}
             subparser.add_argument("--config", action="config", help="a YAML file of the settings below")
-            subparser.add_class_arguments(command.config, as_group=False, skip=set(lists) | positional)
+            subparser.add_class_arguments(command.config, as_group=False, skip=set(lists))
             for flag, field in lists.items():
                 default = field.default_factory() if field.default_factory is not MISSING else None
                 subparser.add_argument(f"--{flag}", nargs="+", type=str, default=default, help=LISTS[flag])

@@ -151,6 +151,8 @@ class GenerateConfig(ModelConfig):
     """Or a public set (parti, or some groups: hpsv2:anime,photo), or a .txt, .json, .jsonl, .tsv or .csv file."""
     negative: str = "null"
     """null, handcrafted, a file (weight-file suffix or a path separator in it), or any other text as a prompt."""
+    strength: float = 1.0
+    """How far from the null text to the negative: 0 is the null text, 1 the negative, above 1 goes beyond it."""
     num_images_per_prompt: int = 1
     """Pictures of each prompt, from different noises."""
     seed: int = 0
@@ -163,6 +165,7 @@ class GenerateConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_positive("num_images_per_prompt", "batch_size")
+        require(0 <= self.strength <= 10, f"--strength {self.strength}: must be 0 (the null text) to 10")
         given = bool(self.prompt) + (self.prompts is not None)
         require(given == 1, "give either --prompt TEXT or --prompts FILE")
         require(all(p.strip() for p in self.prompt), "--prompt: got an empty text; write what to draw")
@@ -223,4 +226,42 @@ class InspectConfig:
     """Tell what a file is, for which encoder, and how it was learned."""
 
     file: Path
-    """A negative embedding (.safetensors)."""
+    """A negative embedding (.safetensors, or an official .bin)."""
+
+
+@dataclass
+class ConvertConfig:
+    """Write an official ReNeg file as safetensors, with its mask and a checksum."""
+
+    file: Path
+    """An official file (.bin)."""
+    output: Path
+    """The .safetensors file to write."""
+
+    def __post_init__(self) -> None:
+        self.output = Path(self.output)
+        require(self.output.suffix == ".safetensors", f"output {self.output}: must end in .safetensors")
+
+
+@dataclass
+class MergeConfig:
+    """Merge negative embeddings of one text encoder, or write one at another strength."""
+
+    files: list[Path]
+    """Two or more files; or one, with a weight."""
+    output: Path
+    """The .safetensors file to write."""
+    weights: list[float] = field(default_factory=list)
+    """One for each file; none takes the mean."""
+    method: Literal["lerp", "slerp"] = "lerp"
+    """lerp adds the changes from the null text, and weights may sum to anything; slerp turns from one direction to
+    the other, token by token, and keeps the length."""
+
+    def __post_init__(self) -> None:
+        self.output = Path(self.output)
+        require(self.output.suffix == ".safetensors", f"--output {self.output}: must end in .safetensors")
+        count = len(self.files)
+        require(count > 1 or bool(self.weights), "give two or more files to merge, or one and --weights 0.6")
+        require(all(abs(w) <= 100 for w in self.weights), f"--weights {self.weights}: must be numbers up to 100")
+        right = len(self.weights) in (0, count)
+        require(right, f"--weights: got {len(self.weights)} for {count} files; give one for each file")

@@ -2,24 +2,32 @@
 
 import hashlib
 import json
+import logging
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from reneg.encoders import models_of_shape
 from reneg.files import write_atomically
 from reneg.interfaces import Conditioning
+from reneg.official import DTYPES, looks_official, read_official
 from reneg.pipelines import encode_null, find_row, pipeline_arguments, warn_without_guidance
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "reneg/1"
 EMBEDS, NULL_EMBEDS = "negative_prompt_embeds", "null_prompt_embeds"
 POOLED, MASK = "negative_pooled_prompt_embeds", "negative_prompt_attention_mask"
+UNPROVEN = "not in the file"
+"""The `fingerprint` in the metadata of a file without the null text's encoding: an official one, converted."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 FINGERPRINT_TOLERANCE = 0.02
 """Relative distance up to which two encodings of "" count as the same encoder: half precision stays far below it,
@@ -40,8 +48,8 @@ class NegativeEmbedding:
 
     negative_prompt_embeds: Float[Tensor, "1 l d"]
     """The embedding, float32, in the text encoder's output space."""
-    null_prompt_embeds: Float[Tensor, "1 l d"]
-    """What the encoder gives for "": the fingerprint of the encoder it belongs to."""
+    null_prompt_embeds: Float[Tensor, "1 l d"] | None
+    """What the encoder gives for "": the fingerprint of the encoder it belongs to. None in official files alone."""
     metadata: dict[str, str] = field(default_factory=dict)
     """How it was learned; every value is a string, as safetensors wants."""
     negative_pooled_prompt_embeds: Float[Tensor, "1 p"] | None = None
@@ -100,11 +108,13 @@ class NegativeEmbedding:
         """
         row = find_row(pipe)
         null = encode_null(pipe, row)
-        if null is not None and self.null_prompt_embeds.any():  # SDXL's null text may be zeros, which tell nothing
+        own = self.null_prompt_embeds
+        if null is not None and (own is None or own.any()):  # SDXL's null text may be zeros, which tell nothing
             # Encoders that pad give the same leading tokens at any length.
-            shared = min(null.prompt_embeds.shape[1], self.null_prompt_embeds.shape[1])
-            own = replace(self, null_prompt_embeds=self.null_prompt_embeds[:, :shared])
-            own.check_encoder(null.prompt_embeds[:, :shared], type(pipe).__name__)
+            shared = min(null.prompt_embeds.shape[1], self.negative_prompt_embeds.shape[1])
+            cut = self.negative_prompt_embeds[:, :shared], None if own is None else own[:, :shared]
+            leading = replace(self, negative_prompt_embeds=cut[0], null_prompt_embeds=cut[1])
+            leading.check_encoder(null.prompt_embeds[:, :shared], type(pipe).__name__)
         warn_without_guidance(pipe, row, guidance_scale)
         counts = {"num_prompts": num_prompts, "num_images_per_prompt": num_images_per_prompt}
         return pipeline_arguments(pipe, row, self.conditioning(), null, **counts)
@@ -120,13 +130,18 @@ class NegativeEmbedding:
         return {name: t.detach().float().cpu().contiguous() for name, t in named.items() if t is not None}
 
     def check_encoder(self, null_prompt_embeds: Float[Tensor, "1 l d"], model_name: str) -> None:
-        """Refuse another text encoder than the one that it was learned with.
+        """Refuse another text encoder than the one that it was learned with; without a fingerprint, another shape.
 
         Raises:
             ValueError: the model's encoding of "" is not the file's.
         """
-        got, own = tuple(null_prompt_embeds.shape[1:]), tuple(self.null_prompt_embeds.shape[1:])
-        if got == own:
+        got, own = tuple(null_prompt_embeds.shape[1:]), tuple(self.negative_prompt_embeds.shape[1:])
+        if got == own and self.null_prompt_embeds is None:
+            logger.warning(
+                "the encoder of %s is unproven: the file has no fingerprint, only its shape fits", model_name
+            )
+            return
+        if got == own and self.null_prompt_embeds is not None:
             reference = self.null_prompt_embeds.float()
             distance = (null_prompt_embeds.float().to(reference.device) - reference).norm() / reference.norm()
             if float(distance) <= FINGERPRINT_TOLERANCE:
@@ -134,8 +149,8 @@ class NegativeEmbedding:
         base = self.metadata.get("base_model", "an unknown model")
         raise ValueError(
             f"this negative embedding ({own[0]}x{own[1]}, learned on {base}) belongs to another text encoder than "
-            f"that of {model_name} ({got[0]}x{got[1]}); use it with models that share the encoder of {base}, "
-            "or learn one with `reneg learn --model`"
+            f"that of {model_name} ({got[0]}x{got[1]}); use it with models that share the encoder of {base} "
+            f"(this shape is read by {models_of_shape(*own)}), or learn one with `reneg learn --model`"
         )
 
     def save(self, path: str | Path) -> None:
@@ -146,7 +161,7 @@ class NegativeEmbedding:
 
     @classmethod
     def load(cls, path: str | Path) -> "NegativeEmbedding":
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote, or an official `.bin`, of which no code is executed.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -157,21 +172,27 @@ class NegativeEmbedding:
             raise ValueError(f"{path} is a folder; name the .safetensors file in it")
         if not path.is_file():
             raise FileNotFoundError(f"no negative embedding at {path}; `reneg learn` writes one")
+        if looks_official(path):
+            embeds, mask, metadata = read_official(path)
+            return cls(embeds, None, metadata | {"fingerprint": UNPROVEN}, None, mask)
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = dict(file.metadata() or {})
                 tensors = {key: file.get_tensor(key) for key in file.keys()}
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
-        if not {EMBEDS, NULL_EMBEDS} <= tensors.keys():
-            raise ValueError(f"{path} holds {sorted(tensors)}, a negative embedding holds {EMBEDS} and {NULL_EMBEDS}")
+            raise ValueError(f"{path} is not a readable safetensors file ({_shown(str(error))})") from error
+        needed = {EMBEDS} if metadata.get("fingerprint") == UNPROVEN else {EMBEDS, NULL_EMBEDS}
+        if not needed <= tensors.keys():
+            raise ValueError(
+                f"{path} holds {_shown(str(sorted(tensors)))}, a negative embedding holds {EMBEDS} and {NULL_EMBEDS}"
+            )
         _check_shapes(tensors, path)
         tensors = {name: tensors[name].float() for name in (EMBEDS, NULL_EMBEDS, POOLED, MASK) if name in tensors}
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError(f"{path} holds NaN or infinity; learn it again from an earlier checkpoint")
         if metadata.get("sha256", "") != tensor_hash(*tensors.values()):
             raise ValueError(f"{path} is damaged: its tensors do not match the checksum in its metadata")
-        return cls(tensors[EMBEDS], tensors[NULL_EMBEDS], metadata, tensors.get(POOLED), tensors.get(MASK))
+        return cls(tensors[EMBEDS], tensors.get(NULL_EMBEDS), metadata, tensors.get(POOLED), tensors.get(MASK))
 
 
 def _check_shapes(tensors: dict[str, Tensor], path: Path) -> None:
@@ -186,12 +207,12 @@ def _check_shapes(tensors: dict[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         pooled = tensor.ndim == 2 and len(tensor) == 1 and tensor.numel() > 0
         fits = pooled if name == POOLED else tuple(tensor.shape) == shapes.get(name)
-        right = right and fits and tensor.is_floating_point()
+        right = right and fits and tensor.dtype in DTYPES
     if not right:
         got = ", ".join(f"{name} {tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items())
         raise ValueError(
-            f"{path} holds {got}; {EMBEDS} and {NULL_EMBEDS} must be floating point of one shape (1, tokens, width), "
-            f"{POOLED}, if there is one, (1, width), and {MASK} (1, tokens)"
+            f"{path} holds {_shown(got)}; {EMBEDS} and {NULL_EMBEDS} must be floating point of one shape "
+            f"(1, tokens, width), {POOLED}, if there is one, (1, width), and {MASK} (1, tokens)"
         )
 
 
@@ -200,20 +221,66 @@ def is_file_reference(text: str) -> bool:
     return text.lower().endswith(WEIGHT_SUFFIXES) or "/" in text or os.sep in text
 
 
+def _shown(text: str) -> str:
+    """A text out of a file, fit for one line on a terminal."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    return printable if len(printable) <= 400 else printable[:400] + "…"
+
+
 def describe(negative: NegativeEmbedding) -> dict[str, str]:
     """What a file is, as label -> text: for `reneg inspect` and reports."""
-    embeds, null = negative.negative_prompt_embeds[0], negative.null_prompt_embeds[0]
-    delta = embeds - null
-    energy = torch.linalg.svdvals(delta.double()).pow(2).cumsum(0)
-    rank = int((energy < 0.9 * energy[-1]).sum()) + 1 if float(energy[-1]) > 0 else 0
+    embeds = negative.negative_prompt_embeds[0].double()
     facts = {
         "shape": f"{embeds.shape[0]} tokens x {embeds.shape[1]}",
-        "distance from the null text": f"{float(delta.norm() / null.norm()):.3f} of its norm",
-        "directions with 90 % of that change": str(rank),
+        "this shape is read by": models_of_shape(*embeds.shape),
+        **_statistics(embeds),
     }
-    labels = {key: key.replace("_", " ") for key in negative.metadata}
-    hidden = {"format", "config"}
-    facts |= {labels[key]: value for key, value in sorted(negative.metadata.items()) if key not in hidden}
-    if "config" in negative.metadata:
-        facts |= {f"config: {k}": str(v) for k, v in json.loads(negative.metadata["config"]).items()}
+    if negative.null_prompt_embeds is None:
+        facts["encoder"] = "unproven: the file has no null text to compare; only the shape is checked"
+    else:
+        null = negative.null_prompt_embeds[0].double()
+        delta = embeds - null
+        energy = torch.linalg.svdvals(delta).pow(2).cumsum(0)
+        rank = int((energy < 0.9 * energy[-1]).sum()) + 1 if float(energy[-1]) > 0 else 0
+        facts["distance from the null text"] = f"{float(delta.norm() / null.norm()):.3f} of its norm"
+        facts["directions with 90 % of that change"] = str(rank)
+    told = {key: value for key, value in sorted(negative.metadata.items()) if key not in ("format", "config")}
+    told = {key.replace("_", " "): value for key, value in told.items()}
+    told |= {f"config: {key}": value for key, value in _settings(negative.metadata).items()}
+    # What is measured comes first, and a file's own texts cannot replace it.
+    return {_shown(key): _shown(value) for key, value in (facts | told | facts).items()}
+
+
+def _settings(metadata: dict[str, str]) -> dict[str, str]:
+    """The settings in a file's metadata, whatever somebody wrote there."""
+    try:
+        settings = json.loads(metadata.get("config", "{}"))
+    except (ValueError, RecursionError):
+        return {"unreadable": metadata["config"]}
+    return {key: str(value) for key, value in settings.items()} if isinstance(settings, dict) else {}
+
+
+def _statistics(embeds: Float[Tensor, "l d"]) -> dict[str, str]:
+    """The numbers by which a file is recognised; in float64, where no float32 values overflow."""
+    norms, singular = embeds.norm(dim=1), torch.linalg.svdvals(embeds)
+    low, high = int(norms.argmin()), int(norms.argmax())
+    ends = f"{float(norms[low]):.3f} at {low}, {float(norms[high]):.3f} at {high}"
+    stds = embeds.std(dim=1, correction=min(1, embeds.shape[1] - 1))  # of a single number: 0
+    first, rest = embeds[0], F.normalize(embeds[1:], dim=1)
+    facts = {
+        "mean / std": f"{float(embeds.mean()):.6f} / {float(embeds.std(correction=min(1, embeds.numel() - 1))):.6f}",
+        "min / max": f"{float(embeds.min()):.5f} / {float(embeds.max()):.5f}",
+        "norm": f"{float(embeds.norm()):.4f}",
+        "token norms": f"{float(norms.mean()):.3f} ({ends})",
+        "token stds": f"{float(stds.min()):.4f} to {float(stds.max()):.4f}",
+        "token 0, mean / std": f"{float(first.mean()):.3f} / {float(stds[0]):.4f}",
+        "token 0, min / max": f"{float(first.min()):.3f} / {float(first.max()):.3f}",
+        "rank (to 0.001)": str(int((singular > 1e-3 * singular[0]).sum())),
+        "first values": ", ".join(f"{value:.6f}" for value in first[:3].tolist()),
+    }
+    if len(rest) > 1:
+        pairs = len(rest) * (len(rest) - 1)
+        among = (rest.sum(0).square().sum() - rest.square().sum()) / pairs  # all pairs, without a matrix of them
+        cosines = f"{float(among):.4f}, with token 0 {float((rest @ F.normalize(first, dim=0)).mean()):.4f}"
+        facts["mean cosine of tokens 1 and on"] = cosines
     return facts

@@ -11,6 +11,7 @@ from reneg.config import GenerateConfig
 from reneg.files import make_output_dir, write_atomically
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning, DiffusionModel
+from reneg.merging import between
 from reneg.models import load_configured
 from reneg.negative import NegativeEmbedding, is_file_reference
 from reneg.prompts import is_public_set, read_prompts
@@ -119,6 +120,8 @@ def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateCo
     """`generate_pictures` for a model and prompts that are loaded already."""
     check_prompt_lengths(prompts, model, flag="--prompts" if config.prompts else "--prompt", source=config.prompts)
     negative = resolve_negative(config.negative, model)
+    if config.strength != 1:
+        negative = between(resolve_negative("null", model), negative, config.strength)
     # Picture number i is noise i % num_images_per_prompt of its prompt.
     repeated = [prompt for prompt in prompts for _ in range(config.num_images_per_prompt)]
     pictures = []
@@ -142,7 +145,8 @@ def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateCo
 
 
 def _write_index(config: GenerateConfig, pictures: list[dict]) -> None:
-    names = ("model", "revision", "dtype", "scheduler", "guidance_scale", "num_inference_steps", "negative", "seed")
+    names = ("model", "revision", "dtype", "scheduler", "guidance_scale", "num_inference_steps")
+    names += ("negative", "strength", "seed")
     index = {**{name: vars(config)[name] for name in names}, "pictures": pictures}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(config.output_dir / "index.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -70,7 +70,9 @@ def test_the_loaded_encoder_must_be_the_files():
 def test_tokens_that_the_encoder_does_not_give_are_refused():
     pipe = tiny_pipeline()
     negative = fitting(pipe)
-    short = NegativeEmbedding(negative.negative_prompt_embeds[:, :5], negative.null_prompt_embeds[:, :5])
+    null = negative.null_prompt_embeds
+    assert null is not None
+    short = NegativeEmbedding(negative.negative_prompt_embeds[:, :5], null[:, :5])
     with pytest.raises(ValueError, match=f"has 5 tokens, StableDiffusionPipeline reads {MAX_TOKENS}"):
         short.for_pipeline(pipe)
 
