@@ -38,10 +38,17 @@ def draw(rng: Random, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(rng.getrandbits(32)))
 
 
+def header_end(content: bytes) -> int:
+    return 8 + struct.unpack("<Q", content[:8])[0]
+
+
 def pack(tensors: dict[str, Tensor], **metadata: str) -> bytes:
     """A safetensors file with a right checksum, in the order in which the package takes it."""
     known = [tensors[name] for name in (EMBEDS, NULL_EMBEDS, POOLED, MASK) if name in tensors]
-    return save(tensors, metadata={"format": "reneg/1", "sha256": tensor_hash(*known)} | metadata)
+    content = save(tensors, metadata={"format": "reneg/1", "sha256": tensor_hash(*known)} | metadata)
+    end = header_end(content)
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True)  # safetensors writes it in a random order
+    return struct.pack("<Q", len(header)) + header.encode() + content[end:]
 
 
 def own(rng: Random) -> bytes:
@@ -85,10 +92,6 @@ def flip(rng: Random, content: bytes, start: int, stop: int, most: int = 1) -> b
     for bit in rng.sample(range(8 * start, 8 * stop), rng.randint(1, most)):
         changed[bit // 8] ^= 1 << bit % 8
     return bytes(changed)
-
-
-def header_end(content: bytes) -> int:
-    return 8 + struct.unpack("<Q", content[:8])[0]
 
 
 def with_header(header: object) -> bytes:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from runs import assert_same_state
 from safetensors.torch import load_file
+from short_runs import assert_same_state
 
 from reneg import checkpoint as module
 from reneg.checkpoint import (

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from runs import assert_same_run, learn_on_one_thread, quick, save_tiny_world
+from short_runs import assert_same_run, learn_on_one_thread, quick, save_tiny_world
 
 from reneg import checkpoint, metrics
 from reneg.config import LearnConfig
@@ -159,7 +159,7 @@ class Runner:
 
     def __init__(self, world: dict[str, Any]):
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["runs"])
+        self._context.set_forkserver_preload(["short_runs"])
         self._world = world
 
     def config(self, folder: Path, **changes: Any) -> LearnConfig:

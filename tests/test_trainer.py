@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 from fakes import PROMPTS, Brightness, GaussianModel, Tone
-from runs import (
+from safetensors import safe_open
+from short_runs import (
     assert_same_run,
     fake_learner,
     last_state,
@@ -17,7 +18,6 @@ from runs import (
     save_tiny_world,
     timeless,
 )
-from safetensors import safe_open
 from tiny import tiny_clip_reward, tiny_model
 from torch import Tensor
 

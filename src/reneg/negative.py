@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from reneg.encoders import models_of_shape
 from reneg.files import write_atomically
+from reneg.hub import HUB_FILE, download, model_card, upload
 from reneg.interfaces import Conditioning
 from reneg.official import DTYPES, looks_official, read_official
 from reneg.pipelines import encode_null, find_row, pipeline_arguments, warn_without_guidance
@@ -193,6 +195,50 @@ class NegativeEmbedding:
         if metadata.get("sha256", "") != tensor_hash(*tensors.values()):
             raise ValueError(f"{path} is damaged: its tensors do not match the checksum in its metadata")
         return cls(tensors[EMBEDS], tensors.get(NULL_EMBEDS), metadata, tensors.get(POOLED), tensors.get(MASK))
+
+    @classmethod
+    def from_pretrained(
+        cls, repo_id: str, *, filename: str = HUB_FILE, revision: str | None = None
+    ) -> "NegativeEmbedding":
+        """The embedding in a repository of the hub, "owner/name"; also official ones, by their `filename`.
+
+        Offline (HF_HUB_OFFLINE=1) it comes from what was downloaded before.
+
+        Raises:
+            ValueError: no repository name, or as of `load`.
+            OSError: it cannot be downloaded.
+        """
+        return cls.load(download(repo_id, filename=filename, revision=revision))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str,
+        private: bool = False,
+        commit_message: str = "Upload a negative embedding",
+    ) -> str:
+        """Write the file and a model card to a repository of the hub, which is made if need be.
+
+        Args:
+            license: an identifier of the hub's, such as openrail or apache-2.0; the base model's and the reward's
+                licences may bind it.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ValueError: no repository name.
+            OSError: no network, or no right to write there.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.save(folder / HUB_FILE)
+            metadata = NegativeEmbedding.load(folder / HUB_FILE).metadata  # with the checksum
+            tokens, width = self.negative_prompt_embeds.shape[1:]
+            card = model_card(repo_id, metadata, (tokens, width), license=license)
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            return upload(folder, repo_id, private=private, commit_message=commit_message)
 
 
 def _check_shapes(tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,0 +1,113 @@
+"""The hub: a file and its card are written to a local stand-in of its endpoints, read back, and read offline."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hub_server import COMMIT, running_hub
+
+from reneg.hub import HUB_FILE, model_card
+from reneg.negative import NegativeEmbedding
+
+METADATA = {
+    "base_model": "owner/base",
+    "reward": "hpsv2.1",
+    "reward_before": "0.25",
+    "reward_after": "0.31",
+    "step": "40",
+    "config": json.dumps({"seed": 3}),
+}
+
+
+def embedding() -> NegativeEmbedding:
+    draws = torch.randn(2, 1, 5, 6, generator=torch.Generator().manual_seed(0))
+    return NegativeEmbedding(draws[0], draws[1], METADATA)
+
+
+def run(code: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Python code in a process of its own, because huggingface_hub reads its settings once."""
+    prelude = "from reneg.negative import NegativeEmbedding\n"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | settings
+    command = [sys.executable, "-c", prelude + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
+
+
+LOAD = """
+negative = NegativeEmbedding.from_pretrained("me/mine")
+print(negative.metadata["sha256"])
+wrong = [("me/none", {}), ("me/mine", {"filename": "gone.bin"}), ("me/mine", {"revision": "old"}), ("a/b/c", {})]
+for arguments in wrong:
+    try:
+        NegativeEmbedding.from_pretrained(arguments[0], **arguments[1])
+    except (ValueError, OSError) as error:
+        print(type(error).__name__, error)
+    else:
+        print("loaded", *arguments)
+"""
+PUSH = """
+for repository in ("me/mine", "forbidden/mine"):
+    try:
+        print(NegativeEmbedding.load("own.safetensors").push_to_hub(repository, license="openrail"))
+    except OSError as error:
+        print(error)
+"""
+
+
+def test_a_file_goes_to_the_hub_and_comes_back_also_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    embedding().save("own.safetensors")
+    checksum = NegativeEmbedding.load("own.safetensors").metadata["sha256"]
+    with running_hub() as (address, hub):
+        done = run(PUSH + LOAD, tmp_path / "home", HF_ENDPOINT=address, HF_TOKEN="hf_stand_in")
+    assert done.returncode == 0, done.stderr
+    url, refused, loaded, *errors = done.stdout.splitlines()
+    assert url == f"{address}/me/mine/commit/{COMMIT}"
+    assert refused.startswith("forbidden/mine cannot be written") and "`hf auth login`" in refused
+    files = hub.repositories["me/mine"]
+    assert files.keys() >= {HUB_FILE, "README.md"}
+    assert b'NegativeEmbedding.from_pretrained("me/mine")' in files["README.md"]
+    assert any("/info/lfs/objects/batch" in call for call in hub.calls)  # as the hub takes *.safetensors
+    assert loaded == checksum and len(errors) == 4
+    assert errors[0].startswith("OSError me/none: negative_embedding.safetensors cannot be downloaded")
+    assert errors[1].startswith("OSError me/mine: gone.bin cannot be downloaded")
+    assert errors[2].startswith("OSError me/mine: negative_embedding.safetensors cannot be downloaded")
+    assert errors[3].startswith("ValueError 'a/b/c' is no repository; give owner/name")
+
+    offline = run(LOAD + PUSH, tmp_path / "home", HF_ENDPOINT=address, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 0, offline.stderr
+    lines = offline.stdout.splitlines()
+    assert lines[0] == checksum
+    assert "me/none: negative_embedding.safetensors was not downloaded before" in lines[1]
+    assert all("cannot be written" in line for line in lines[-2:])
+
+    unreached = run(PUSH, tmp_path / "home", HF_ENDPOINT=address)  # nothing listens there any more
+    assert unreached.returncode == 0, unreached.stderr
+    assert unreached.stdout.count("cannot be written") == 2
+
+
+def test_the_card_tells_how_it_was_made():
+    card = model_card("me/mine", METADATA | {"reneg_version": "0|<b>\n1"}, (5, 6), license="openrail")
+    _, front, text = card.split("---\n", 2)
+    assert yaml.safe_load(front) == {
+        "license": "openrail",
+        "library_name": "diffusers",
+        "tags": ["reneg", "negative-embedding"],
+        "base_model": "owner/base",
+    }
+    assert "5 tokens x 6 for owner/base" in text
+    assert "| Reward | hpsv2.1 |" in text and "| Step | 40 |" in text
+    assert "| Reward (hpsv2.1) | 0.25 | 0.31 |" in text and "Monitor" not in text
+    assert '{"seed": 3}' in text
+    assert "| reneg | 0\\|&lt;b> 1 |" in text
+
+
+@pytest.mark.parametrize("base", ["world", "./folder/model", "/models/sd", "a/b/c"])
+def test_a_base_model_that_is_no_hub_id_is_not_linked(base: str):
+    front = model_card("me/mine", {"base_model": base}, (5, 6), license="mit").split("---\n", 2)[1]
+    assert "base_model" not in yaml.safe_load(front)
