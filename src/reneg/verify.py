@@ -7,7 +7,7 @@ from PIL import Image
 from reneg.config import VerificationError, VerifyConfig
 from reneg.files import make_output_dir, write_atomically
 from reneg.generation import generate, picture_generators, picture_noise
-from reneg.models import load_model
+from reneg.models import load_configured
 from reneg.negative import NegativeEmbedding
 from reneg.negatives import check_prompt_lengths, file_conditioning
 from reneg.report import to_uint8
@@ -37,10 +37,10 @@ def verify(config: VerifyConfig) -> Verification:
     """
     embedding = NegativeEmbedding.load(config.file)
     make_output_dir(config.output_dir)
-    model = load_model(config.model, scheduler=config.scheduler, device=config.device)
+    model = load_configured(config, device=config.device)
     check_prompt_lengths([config.prompt], model, flag="--prompt")
     pictures = []
-    for name, negative in (("null", model.encode_prompt([""])), ("negative", file_conditioning(embedding, model))):
+    for name, negative in (("null", model.null_conditioning()), ("negative", file_conditioning(embedding, model))):
         generators = picture_generators(config.seed, 0, 1)
         picture = generate(
             model,
