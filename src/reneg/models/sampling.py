@@ -44,6 +44,8 @@ class DiffusionSampler:
     """DDIM or DDPM, for models that predict epsilon or v."""
 
     def __init__(self, config: Any, *, name: str, model: str):
+        if "sigma_data" in config:
+            raise ValueError(f"{model} is preconditioned as in EDM; epsilon and v_prediction are supported")
         # Latents are not bounded: where a config is silent on clip_sample, as DPM-Solver's are, DDIM would clip them.
         clip = config.get("clip_sample", False)
         # Any: diffusers annotates timesteps as int and every output as possibly a tuple.

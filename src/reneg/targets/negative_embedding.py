@@ -20,7 +20,9 @@ class NegativeEmbeddingTarget:
     policy = GradientPolicy(positive=False, negative=True)
 
     def __init__(self, model: DiffusionModel):
-        self.null = model.encode_prompt([""])
+        self.null = model.encode_negative_prompt(
+            [""]
+        )  # not null_conditioning(), which may be zeros: no text's encoding
         """Where learning starts, in the model's precision; its mask, if there is one, stays as it is."""
         self._dtype = torch.promote_types(torch.float32, model.dtype)
         self.negative_prompt_embeds = self._parameter(self.null.prompt_embeds)
