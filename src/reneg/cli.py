@@ -19,6 +19,7 @@ from reneg.config import (
     GenerateConfig,
     InspectConfig,
     LearnConfig,
+    PlanConfig,
     VerificationError,
     VerifyConfig,
     preset,
@@ -74,6 +75,13 @@ def _verify(config: VerifyConfig) -> None:
     print(f"Pictures: {config.output_dir / 'null.png'}, {config.output_dir / 'negative.png'}")
 
 
+def _plan(config: PlanConfig) -> None:
+    from reneg.planning import plan
+    from reneg.planning.tables import print_plan
+
+    print_plan(plan(config), Console(markup=False, emoji=False))
+
+
 @dataclass(frozen=True)
 class Command:
     """One subcommand: what runs, the settings it takes, and its line in `reneg --help`."""
@@ -89,6 +97,7 @@ COMMANDS = {
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
     "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),
+    "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
 }
 LISTS = {
     "prompt": "one or more prompts",
