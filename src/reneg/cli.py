@@ -21,6 +21,7 @@ from reneg.config import (
     InspectConfig,
     LearnConfig,
     MergeConfig,
+    PlanConfig,
     VerifyConfig,
     preset,
 )
@@ -90,6 +91,13 @@ def _verify(config: VerifyConfig) -> None:
     print(f"Pictures: {config.output_dir / 'null.png'}, {config.output_dir / 'negative.png'}")
 
 
+def _plan(config: PlanConfig) -> None:
+    from reneg.planning import plan
+    from reneg.planning.tables import print_plan
+
+    print_plan(plan(config), Console(markup=False, emoji=False))
+
+
 @dataclass(frozen=True)
 class Command:
     """One subcommand: what runs, the settings it takes, and its line in `reneg --help`."""
@@ -107,6 +115,7 @@ COMMANDS = {
     "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),
     "convert": Command(_convert, ConvertConfig, "write an official .bin file as safetensors"),
     "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
+    "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
 }
 LISTS = {
     "prompt": "one or more prompts",

@@ -265,3 +265,31 @@ class MergeConfig:
         require(all(abs(w) <= 100 for w in self.weights), f"--weights {self.weights}: must be numbers up to 100")
         right = len(self.weights) in (0, count)
         require(right, f"--weights: got {len(self.weights)} for {count} files; give one for each file")
+
+
+@dataclass
+class PlanConfig:
+    """What `reneg learn` will need of a GPU's memory, from configurations alone: no weight is loaded."""
+
+    model: str = "sd1.5"
+    """world, sd1.5, sdxl, sd3.5-medium, pixart-alpha, or a diffusers folder (its weights are not read)."""
+    reward: str = "hpsv2.1"
+    """The reward that is maximised, by name, or a CLIPModel's folder."""
+    monitor: str | None = None
+    """The reward that watches; null for none."""
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the model; rewards are in float32, and with fp16 the VAE too."""
+    train_batch_size: int = 64
+    """Samples of one micro-batch on one GPU; gradient_accumulation_steps make up for a small one."""
+    gradient_checkpointing: bool = False
+    """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them."""
+    resolution: int | None = None
+    """Height and width of the pictures in pixels; null takes the model's own, at which learning runs."""
+    gpu_memory: float | None = None
+    """Memory of the GPU in GiB, for a verdict."""
+
+    def __post_init__(self) -> None:
+        require(self.train_batch_size >= 1, f"--train_batch_size {self.train_batch_size}: must be at least 1")
+        resolution, memory = self.resolution, self.gpu_memory
+        require(resolution is None or resolution >= 1, f"--resolution {resolution}: must be at least 1, or null")
+        require(memory is None or memory > 0, f"--gpu_memory {memory}: must be above 0, or null for no verdict")

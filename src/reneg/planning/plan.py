@@ -1,0 +1,217 @@
+"""One optimiser step of learning, run on tensors without numbers, and what its phases hold in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from reneg.config import PlanConfig
+from reneg.guidance import guided_prediction
+from reneg.monitor import BATCH
+from reneg.planning.skeletons import Skeleton, build, build_pipeline, read_model, read_reward
+from reneg.planning.tracker import MemoryTracker
+from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
+
+GIB = 2**30
+RESERVE = 1.5 * GIB
+"""Kept free for the CUDA context, kernels' scratch memory and the allocator's gaps: assumed, not measured."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ENCODING, TRAJECTORY, GRADIENT = "text encoding", "trajectory, no gradient", "gradient step: denoiser"
+SCORING, BACKWARD, LOOK = "gradient step: decode and reward", "gradient step: backward", "monitor's look"
+
+
+@dataclass(frozen=True)
+class Component:
+    """Weights of one part; they stay on the GPU all the time."""
+
+    name: str
+    class_name: str
+    dtype: str
+    parameters: int
+    size: int
+    """Bytes of its parameters and buffers."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Activations of one phase."""
+
+    name: str
+    kept: int
+    """Bytes that it leaves behind for backward, together with those of the phases before."""
+    peak: int
+    """Most bytes at one time, weights not counted."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The bytes that some settings need."""
+
+    config: PlanConfig
+    resolution: int
+    components: list[Component]
+    phases: list[Phase]
+    largest_batch: int | None
+    """Samples that fit; None without a GPU's memory to fit in, 0 where one does not."""
+
+    @property
+    def weights(self) -> int:
+        return sum(component.size for component in self.components)
+
+    @property
+    def peak(self) -> int:
+        """Weights and the largest phase."""
+        return self.weights + max(phase.peak for phase in self.phases)
+
+    @property
+    def fits(self) -> bool | None:
+        """None without a GPU's memory to fit in."""
+        memory = self.config.gpu_memory
+        return None if memory is None else self.peak + RESERVE <= memory * GIB
+
+
+def plan(config: PlanConfig) -> Plan:
+    """Build everything on fake tensors and go through one step.
+
+    Raises:
+        ValueError: a model or reward that cannot be planned, or a resolution that does not suit the model.
+    """
+    configs = read_model(config.model)
+    rewards = {"reward": read_reward(config.reward, "--reward")}
+    if config.monitor is not None:
+        rewards["monitor"] = read_reward(config.monitor, "--monitor")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        skeleton = build_pipeline(configs, DTYPES[config.dtype])
+        scorers = {name: build(reward, torch.float32) for name, reward in rewards.items()}
+        if config.gradient_checkpointing:
+            skeleton.denoiser.enable_gradient_checkpointing()
+            skeleton.vae.enable_gradient_checkpointing()
+        resolution = _resolution(config, skeleton)
+        modules = {**skeleton.encoders, "denoiser": skeleton.denoiser, "VAE": skeleton.vae, **scorers}
+        components = [_component(name, module) for name, module in modules.items()]
+        stage = Stage(skeleton, scorers, resolution)
+        found = Plan(config, resolution, components, stage.phases(config.train_batch_size), None)
+        if config.gpu_memory is None:
+            return found
+        return replace(found, largest_batch=_largest_batch(found, stage))
+
+
+def _largest_batch(plan: Plan, stage: "Stage") -> int:
+    """Activations grow linearly with the batch, so two batches tell the rest; the monitor's do not depend on it."""
+    room = (plan.config.gpu_memory or 0) * GIB - RESERVE - plan.weights
+    one, two = ({phase.name: phase.peak for phase in stage.phases(batch)} for batch in (1, 2))
+    if max(one.values()) > room:
+        return 0
+    return min(int(1 + (room - one[n]) // (two[n] - one[n])) for n in one if two[n] > one[n])
+
+
+def _component(name: str, module: Any) -> Component:
+    tensors = [*module.parameters(), *module.buffers()]
+    dtype = str(module.dtype).removeprefix("torch.")
+    size = sum(tensor.nbytes for tensor in tensors)
+    return Component(name, type(module).__name__, dtype, sum(p.numel() for p in module.parameters()), size)
+
+
+def _resolution(config: PlanConfig, skeleton: Skeleton) -> int:
+    own = skeleton.denoiser.config.sample_size * skeleton.vae_scale
+    multiple = skeleton.vae_scale * (skeleton.denoiser.config.get("patch_size") or _unet_scale(skeleton))
+    resolution = own if config.resolution is None else config.resolution
+    if resolution % multiple:
+        raise ValueError(f"--resolution {resolution}: must be a multiple of {multiple} with --model {config.model}")
+    return resolution
+
+
+def _unet_scale(skeleton: Skeleton) -> int:
+    return 2 ** (len(skeleton.denoiser.config.block_out_channels) - 1)
+
+
+class Stage:
+    """Everything that a step needs, to be run at some batch sizes."""
+
+    def __init__(self, skeleton: Skeleton, scorers: dict[str, Any], resolution: int):
+        self._skeleton, self._scorers, self._resolution = skeleton, scorers, resolution
+        modules = [skeleton.denoiser, skeleton.vae, *skeleton.encoders.values(), *scorers.values()]
+        self._weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+    def phases(self, batch: int) -> list[Phase]:
+        """One step as `algorithm.training_steps` takes it, and a look as `Monitor.measure` does."""
+        found: list[Phase] = []
+        with MemoryTracker(self._weights) as tracker:
+
+            @contextmanager
+            def phase(name: str) -> Iterator[None]:
+                tracker.restart_peak()
+                yield
+                found.append(Phase(name, tracker.live, tracker.peak))
+
+            with phase(ENCODING), torch.no_grad():
+                self._encode()
+            with phase(TRAJECTORY), torch.no_grad():
+                self._predict(2 * batch)
+            with phase(GRADIENT):
+                x0 = self._x0(batch)
+            with phase(SCORING):
+                loss = -self._score(self._scorers["reward"], self._decode(x0)).mean()
+            with phase(BACKWARD):
+                loss.backward()
+            del x0, loss
+            with phase(LOOK), torch.no_grad():
+                self._look()
+        return found
+
+    def _encode(self) -> None:
+        """One prompt, as NegativeEmbeddingTarget encodes them."""
+        for encoder in self._skeleton.encoders.values():
+            config = encoder.config
+            length = self._skeleton.family.t5_tokens or 1
+            length = getattr(config, "max_position_embeddings", length)
+            encoder(torch.ones(1, length, dtype=torch.long))
+
+    def _predict(self, batch: int, embeds: Tensor | None = None) -> Tensor:
+        """The denoiser's output for latents of its own precision."""
+        skeleton = self._skeleton
+        inputs = skeleton.family.inputs(skeleton.denoiser, batch, skeleton.tokens)
+        states = inputs["encoder_hidden_states"] if embeds is None else embeds.expand(batch, -1, -1)
+        inputs["encoder_hidden_states"] = states.to(skeleton.denoiser.dtype)
+        latents = skeleton.latents(batch, self._resolution)
+        channels = latents.shape[1]
+        return skeleton.denoiser(latents, return_dict=False, **inputs)[0][:, :channels]
+
+    def _x0(self, batch: int) -> Tensor:
+        """Eq. 5 and 6 with a graph in the negative branch alone."""
+        skeleton = self._skeleton
+        inputs = skeleton.family.inputs(skeleton.denoiser, 1, skeleton.tokens)
+        embeds = inputs["encoder_hidden_states"].requires_grad_()
+        pred_uncond = self._predict(batch, embeds)
+        with torch.no_grad():
+            pred_cond = self._predict(batch)
+        prediction = guided_prediction(pred_cond, pred_uncond, 7.5)
+        return skeleton.latents(batch, self._resolution).float() - prediction
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        vae = self._skeleton.vae
+        return vae.decode(latents.to(vae.dtype)).sample / 2 + 0.5
+
+    def _score(self, scorer: Any, images: Tensor) -> Tensor:
+        """As ClipReward scores: the pictures with a graph, the prompts without."""
+        config = scorer.config
+        tower = getattr(config, "vision_config", config)
+        pixels = ImagePreprocess(tower.image_size, CLIP_MEAN, CLIP_STD)(images).to(scorer.dtype)
+        if type(scorer).__name__ == "CLIPVisionModelWithProjection":
+            return scorer(pixel_values=pixels).image_embeds.mean(-1)
+        encoded = scorer.get_image_features(pixel_values=pixels).pooler_output
+        with torch.no_grad():
+            ids = torch.ones(len(images), config.text_config.max_position_embeddings, dtype=torch.long)
+            prompts = scorer.get_text_features(input_ids=ids).pooler_output
+        return (encoded * prompts).sum(-1)
+
+    def _look(self) -> None:
+        """One batch of the monitor's pictures."""
+        self._predict(2 * BATCH)
+        images = self._decode(self._skeleton.latents(BATCH, self._resolution)).clamp(0, 1)
+        for scorer in self._scorers.values():
+            self._score(scorer, images)
