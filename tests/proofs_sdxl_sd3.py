@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from fakes import PROMPTS, Brightness, Tone
-from runs import fake_learner, quick
+from short_runs import fake_learner, quick
 from tiny import save_tiny_reward, tiny_clip_reward
 from torch import Tensor
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -60,6 +60,8 @@ class Checkpoint:
     """Rows of metrics.jsonl that belong to this state."""
     settings: dict[str, Setting]
     environment: Environment
+    reward_scales: dict[str, float] = field(default_factory=dict)
+    """Of the parts of a mixture of rewards; empty for a single reward."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -128,6 +130,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             metrics_rows=state["metrics_rows"],
             settings=state["settings"],
             environment=Environment(**state["environment"]),
+            reward_scales=state.get("reward_scales", {}),  # checkpoints of before have none
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -204,6 +207,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "metrics_rows": checkpoint.metrics_rows,
         "settings": checkpoint.settings,
         "environment": asdict(checkpoint.environment),
+        "reward_scales": checkpoint.reward_scales,
         "sha256": _hash(folder / TENSORS),
     }
     (folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")

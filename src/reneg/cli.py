@@ -1,5 +1,6 @@
 """The `reneg` command: parse, wire, call. Everything heavy is imported inside the commands."""
 
+import json
 import logging
 import os
 import sys
@@ -183,6 +184,18 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     return parser, subparsers
 
 
+def _join_rewards(arguments: Sequence[str]) -> list[str]:
+    """Several `--reward VALUE` -> one with all values as a list, which jsonargparse cannot do by itself."""
+    others, rewards, left = list[str](), list[str](), iter(arguments)
+    for argument in left:
+        flag, equals, value = argument.partition("=")
+        if flag == "--reward" and (equals or (value := next(left, None)) is not None):
+            rewards.append(value)
+        else:
+            others.append(argument)
+    return [*others, "--reward", rewards[0] if len(rewards) == 1 else json.dumps(rewards)] if rewards else others
+
+
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
@@ -192,12 +205,13 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
         ArgumentError, ValueError: a flag or value that is not allowed.
     """
     parser, subparsers = build_parser()
-    parsed = parser.parse_args(list(arguments))
+    arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else list(arguments)
+    parsed = parser.parse_args(arguments)
     name = parsed.command
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
         subparsers[name].set_defaults({key: v for key, v in preset(parsed[name].model).items() if key in own})
-        parsed = parser.parse_args(list(arguments))
+        parsed = parser.parse_args(arguments)
     settings = parsed[name].as_dict()
     settings.pop("config", None)
     return name, COMMANDS[name].config(**settings)

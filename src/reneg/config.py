@@ -72,8 +72,9 @@ class LearnConfig(ModelConfig):
 
     output_dir: Path = Path("runs/learn")
     """Run folder: config, metrics, checkpoints, samples, report and the embedding."""
-    reward: str = "world/preference"
-    """The reward that is maximised; "HPSv2.1" (§4.2) with Stable Diffusion."""
+    reward: list[str] | str = "world/preference"
+    """The reward that is maximised; "HPSv2.1" (§4.2) with Stable Diffusion. Several as NAME=WEIGHT, the flag repeated,
+    are each divided by their spread before learning; your own is MODULE:FUNCTION (docs/rewards.md)."""
     monitor: str | None = "world/monitor"
     """Another reward, which watches fixed learning prompts and picks the best state; null keeps the last."""
     prompts: Path | None = None

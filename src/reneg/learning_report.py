@@ -74,12 +74,17 @@ def write_learning_report(
 def _comparison(looks: Sequence[Row], step: str) -> list[dict[str, str]]:
     names = {int(step): f"learned, step {step}", 0: "null text"}
     chosen = [row for row in looks if str(row["step"]) in ("0", step) or row is looks[-1]]
-    measures = ("monitor", "reward", "saturation", "clipped", "diversity")
+    measures = ("monitor", "reward", *_parts(looks), "saturation", "clipped", "diversity")
     return [
         {"": names.get(int(row["step"]), f"last, step {row['step']}")}
         | {measure: f"{float(row[measure]):.4f}" for measure in measures if measure in row}
         for row in chosen
     ]
+
+
+def _parts(looks: Sequence[Row]) -> list[str]:
+    """Columns of a mixture's parts."""
+    return [name for name in looks[0] if name.startswith("reward/")] if looks else []
 
 
 def _smoothing_note(updates: Sequence[Row]) -> str:
@@ -107,6 +112,10 @@ def _look_sections(looks: Sequence[Row]) -> list[Section]:
         sections.append(Section("Monitor", note, figure_svg=figure))
     figure = plot_lines({"reward": _points(looks, "reward")}, "step", "reward")
     sections.append(Section("Training reward of finished pictures", figure_svg=figure))
+    note = "Mean of one part of the mixture, in its own units."
+    for key in _parts(looks):
+        figure = plot_lines({key: _points(looks, key)}, "step", key.removeprefix("reward/"))
+        sections.append(Section(f"Part of the reward: {key.removeprefix('reward/')}", note, figure_svg=figure))
     names = {"saturation": "saturation", "clipped": "share of clipped values", "diversity": "diversity"}
     figure = plot_lines({label: _points(looks, key) for key, label in names.items()}, "step", "")
     note = (

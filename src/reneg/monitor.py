@@ -5,7 +5,7 @@ second reward picks the best state, and saturation and diversity stand beside it
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning, DiffusionModel, Reward
 from reneg.randomness import derive_seed
+from reneg.rewards.mixture import Mixture
 
 NOISES = 2
 """Pictures of each prompt: two, so that diversity can be told."""
@@ -59,7 +60,8 @@ class Look:
     """All of the monitor's pictures, summed up."""
 
     means: dict[str, float]
-    """Means of `reward`, `monitor` (if there is one), `saturation`, `clipped` and `diversity`."""
+    """Means of `reward`, its parts `reward/NAME` if it is a mixture, `monitor` (if there is one), `saturation`,
+    `clipped` and `diversity`."""
     images: Float[Tensor, "b 3 H W"]
     """The pictures of the grids, in the order of `Monitor.shown_prompts`."""
 
@@ -100,8 +102,12 @@ class Monitor:
         """Sample and measure one of `batches`."""
         prompts = [self.prompts[number // NOISES] for number in batch]
         images = self._generate(negative, prompts, picture_generators(self._seed, batch.start, len(batch)))
-        scores = {
-            "reward": self._reward(images, prompts).tolist(),
+        if isinstance(self._reward, Mixture):
+            rewards = self._reward.parts(images, prompts)
+        else:
+            rewards = {"reward": self._reward(images, prompts)}
+        scores = {name: values.tolist() for name, values in rewards.items()}
+        scores |= {
             "saturation": saturation(images).tolist(),
             "clipped": clipped_share(images).tolist(),
             "diversity": diversity(images).tolist(),
@@ -111,6 +117,19 @@ class Monitor:
         wanted = {i * NOISES for i in self._shown}
         shown = {number: image.cpu() for number, image in zip(batch, images, strict=True) if number in wanted}
         return Pictures(batch.start, scores, shown)
+
+    def sum_up(self, parts: Sequence[Pictures]) -> Look:
+        """All batches -> one look; the first of a run gives a mixture its scales.
+
+        Raises:
+            ValueError: a part of the mixture has no spread.
+        """
+        look, mixture = sum_up(parts), self._reward
+        if not isinstance(mixture, Mixture):
+            return look
+        if not mixture.scales:
+            mixture.fit({key: [value for part in parts for value in part.scores[key]] for key in mixture.weights})
+        return replace(look, means={"reward": mixture.combine(look.means)} | look.means)
 
     @torch.no_grad()
     def show(self, negative: Conditioning) -> Float[Tensor, "b 3 H W"]:
@@ -139,3 +158,20 @@ def sum_up(parts: Sequence[Pictures]) -> Look:
     means = {name: fmean(value for part in parts for value in part.scores[name]) for name in parts[0].scores}
     shown = {number: image for part in parts for number, image in part.shown.items()}
     return Look(means, torch.stack([shown[number] for number in sorted(shown)]))
+
+
+def reward_statistics(rewards: Float[Tensor, " b"]) -> dict[str, float]:
+    """The columns of metrics.jsonl on the rewards of a global batch."""
+    return {
+        "reward_mean": float(rewards.mean()),
+        "reward_std": float(rewards.std(correction=0)),
+        "reward_min": float(rewards.min()),
+        "reward_max": float(rewards.max()),
+    }
+
+
+def relative_distance(tensors: Sequence[Tensor], references: Sequence[Tensor]) -> float:
+    """Norm of the difference, relative to the references' norm, over all tensors together."""
+    pairs = list(zip(tensors, references, strict=True))
+    moved = sum(float((tensor.detach() - reference).double().square().sum()) for tensor, reference in pairs)
+    return (moved / sum(float(reference.double().square().sum()) for _, reference in pairs)) ** 0.5

@@ -1,4 +1,4 @@
-"""The folder that a learning run leaves: which files are in it, what they say, and whether a run may start there."""
+"""What a learning run reads and leaves: its prompts, its folder's files, and whether a run may start there."""
 
 import hashlib
 import json
@@ -23,7 +23,9 @@ from reneg.config import LearnConfig
 from reneg.files import make_output_dir, write_atomically
 from reneg.interfaces import DiffusionModel
 from reneg.metrics import Row
+from reneg.prompts import read_prompts
 from reneg.provenance import code_version
+from reneg.world import load_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,13 @@ def check_run_folder(config: LearnConfig) -> None:
             raise ValueError(f"--output_dir {folder} holds {used[-1]} but no checkpoint; choose another --output_dir")
         if path is not None and used and path.parent.resolve() != folder.resolve():
             raise ValueError(f"--output_dir {folder} already holds a run, and not that of {path}; choose another")
+
+
+def learning_prompts(config: LearnConfig) -> list[str]:
+    """The prompts to learn from: the file's, all groups one after the other, or the world's own."""
+    if config.prompts is None:
+        return load_prompts().learn
+    return [prompt for group in read_prompts(config.prompts).values() for prompt in group]
 
 
 def clean_run_folder(folder: Path) -> None:
@@ -127,7 +136,7 @@ def embedding_metadata(
         "guidance_formula": "pred_uncond + guidance_scale * (pred_cond - pred_uncond)",
         "num_inference_steps": str(config.num_inference_steps),
         "scheduler": model.scheduler_name,
-        "reward": config.reward,
+        "reward": config.reward if isinstance(config.reward, str) else ", ".join(config.reward),
         "monitor": str(config.monitor),
         "prompts_sha256": str(settings["prompts_sha256"]),
         "num_prompts": str(num_prompts),
@@ -140,7 +149,8 @@ def embedding_metadata(
         if row["kind"] == "validation":
             for when, at in (("before", 0), ("after", step)):
                 if row["step"] == at:
-                    metadata |= {f"{name}_{when}": str(row[name]) for name in ("reward", "monitor") if name in row}
+                    names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
+                    metadata |= {f"{name}_{when}": str(row[name]) for name in names}
     if config.model == "world":
         metadata["license"] = "Apache-2.0 (bundled world)"
     return metadata

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, cast
@@ -29,13 +30,14 @@ from reneg.interfaces import DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
 from reneg.models import check_device, load_configured
-from reneg.monitor import Monitor, sum_up
+from reneg.monitor import Monitor, relative_distance, reward_statistics
 from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
 from reneg.negatives import check_prompt_lengths
 from reneg.progress import progress_bar
-from reneg.prompts import read_prompts
 from reneg.randomness import Streams, prompt_index
-from reneg.rewards import load_reward
+from reneg.rewards import load_mixture, load_reward
+from reneg.rewards.mixture import Mixture
+from reneg.rewards.own import as_reward
 from reneg.run_folder import (
     FINAL,
     LAST,
@@ -47,21 +49,24 @@ from reneg.run_folder import (
     discard_newer_checkpoints,
     embedding_metadata,
     environment,
+    learning_prompts,
     plain_settings,
     result_settings,
     write_config,
 )
 from reneg.schedule import learning_rate_factor, sample_numbers
 from reneg.targets import NegativeEmbeddingTarget
-from reneg.world import load_prompts
 
 logger = logging.getLogger(__name__)
 
 REMEDY = "lower --learning_rate or set --max_grad_norm, and learn again in another --output_dir"
 
 
-def learn(config: LearnConfig) -> NegativeEmbedding:
+def learn(config: LearnConfig, reward: Callable[[Tensor, Sequence[str]], Any] | None = None) -> NegativeEmbedding:
     """Learn a negative embedding; everything that the run makes is in `config.output_dir`.
+
+    Args:
+        reward: of images `[b, 3, h, w]` in [0, 1] and prompts -> `[b]`, differentiable, instead of `config.reward`.
 
     Returns:
         What `negative_embedding.safetensors` holds: the state that the monitor liked best, or the last without one.
@@ -70,22 +75,18 @@ def learn(config: LearnConfig) -> NegativeEmbedding:
         ValueError: a setting is not usable, a prompt too long, or the folder holds another run; in one line.
         FloatingPointError: a reward or the gradient became NaN or infinite; the state before is kept.
     """
+    if reward is not None:
+        reward = as_reward(reward)
+        config = replace(config, reward=reward.name)
     check_run_folder(config)
     prompts = learning_prompts(config)
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
     model = load_configured(config, device=device)
     check_prompt_lengths(prompts, model, source=config.prompts)
-    reward = load_reward(config.reward, device=device)
+    reward = load_mixture(config.reward, device=device) if reward is None else reward
     monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
     return Learner(config, model, reward, monitor, prompts, accelerator).run()
-
-
-def learning_prompts(config: LearnConfig) -> list[str]:
-    """The prompts to learn from: the file's, all groups one after the other, or the world's own."""
-    if config.prompts is None:
-        return load_prompts().learn
-    return [prompt for group in read_prompts(config.prompts).values() for prompt in group]
 
 
 def make_accelerator(config: LearnConfig) -> Accelerator:
@@ -219,6 +220,8 @@ class Learner:
         state = {"state": dict(enumerate(checkpoint.optimizer))}
         self.optimizer.load_state_dict(state | {"param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self.best = checkpoint.step, checkpoint.best
+        if isinstance(self.reward, Mixture):
+            self.reward.scales = checkpoint.reward_scales
         logger.info("going on from %s", path)
         return checkpoint.metrics_rows
 
@@ -240,10 +243,8 @@ class Learner:
         row: Row = {
             "kind": "update",
             "step": self.step,
-            "reward_mean": float(rewards.mean()),
-            "reward_std": float(rewards.std(correction=0)),
-            "reward_min": float(rewards.min()),
-            "reward_max": float(rewards.max()),
+            **reward_statistics(rewards),
+            **self._part_means(),
             "step_index": step_index,
             "grad_norm": float(norm),
             "distance": relative_distance(self.parameters, self.initial),
@@ -285,12 +286,17 @@ class Learner:
             parameter.grad = cast(Tensor, accelerator.reduce(parameter.grad, "mean"))
         return cast(Tensor, accelerator.gather(torch.cat(rewards))), step_index
 
+    def _part_means(self) -> dict[str, float]:
+        """Means over the global batch of the parts of a mixture, in their own units; nothing for a single reward."""
+        parts = self.reward.take() if isinstance(self.reward, Mixture) else {}
+        return {key: float(cast(Tensor, self.accelerator.gather(scores)).mean()) for key, scores in parts.items()}
+
     def _look(self) -> None:
         """Let the monitor look at the present state, and keep the state if it is the best so far."""
         start, accelerator = time.perf_counter(), self.accelerator
         negative = self.target.negative(self.parameters).detach()
         mine = self.monitor.batches[accelerator.process_index :: accelerator.num_processes]
-        look = sum_up(gather_object([self.monitor.measure(negative, batch) for batch in mine]))
+        look = self.monitor.sum_up(gather_object([self.monitor.measure(negative, batch) for batch in mine]))
         self._check_look(look.means)
         if self.step == 0:
             self._null_images = look.images
@@ -359,6 +365,7 @@ class Learner:
                 metrics_rows=self.metrics.count,
                 settings=self._settings,
                 environment=environment(),
+                reward_scales=self.reward.scales if isinstance(self.reward, Mixture) else {},
             )
             save_checkpoint(self.folder, checkpoint, total_limit=self.config.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
@@ -389,10 +396,3 @@ class Learner:
             self.monitor.show(negative.conditioning().to(self.model.device)),
         )
         logger.info("the embedding of step %s is in %s", negative.metadata["step"], self.folder / FINAL)
-
-
-def relative_distance(tensors: Sequence[Tensor], references: Sequence[Tensor]) -> float:
-    """Norm of the difference, relative to the references' norm, over all tensors together."""
-    pairs = list(zip(tensors, references, strict=True))
-    moved = sum(float((tensor.detach() - reference).double().square().sum()) for tensor, reference in pairs)
-    return (moved / sum(float(reference.double().square().sum()) for _, reference in pairs)) ** 0.5

@@ -26,6 +26,7 @@ from reneg.negative import tensor_hash
 from reneg.negatives import batches, check_prompt_lengths
 from reneg.report import to_images, to_uint8
 from reneg.rewards import find_reward, load_reward
+from reneg.rewards.own import OWN, own_source
 
 FORMAT = 1
 """Raised whenever the same settings come to give other pictures or scores, so that nothing old is taken for new."""
@@ -64,7 +65,9 @@ def evaluate(config: EvaluateConfig, *, console: Console | None = None) -> dict:
 
 
 def reward_fingerprint(reward: str, *, published: bool) -> str:
-    """What identifies a reward's scores: its weights, and the path that pictures take into it."""
+    """What identifies a reward's scores: its weights or its own module, and the path that pictures take into it."""
+    if OWN.fullmatch(reward):
+        return f"{fingerprint(own_source(reward))} {reward}"
     _, source = find_reward(reward)
     location = source.location
     if isinstance(location, Path) and source.weights is not None:

@@ -1,7 +1,7 @@
 """The table of rewards, and loading one by name, file, folder or hub id."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from reneg.rewards.aesthetic import load_laion, load_vision
 from reneg.rewards.clip import load_cosine, load_scaled
 from reneg.rewards.hps import load_hps
 from reneg.rewards.loading import Kind, RewardSource, Settings
+from reneg.rewards.mixture import Mixture, parse_weight
+from reneg.rewards.own import OWN, load_own
 from reneg.world import WEIGHTS
 
 KINDS: dict[Kind, Callable[[RewardSource, Settings], Reward]] = {
@@ -71,7 +73,8 @@ def find_reward(reward: str) -> tuple[str, RewardSource]:
     if HUB_ID.fullmatch(reward):
         return reward, RewardSource("clip", reward)
     raise ValueError(
-        f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, or the folder or hub id of a CLIPModel"
+        f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, the folder or hub id of a CLIPModel, or "
+        "your own MODULE:FUNCTION"
     )
 
 
@@ -88,14 +91,31 @@ def load_reward(
     """Load a frozen reward.
 
     Args:
-        reward: a row of REWARDS, a scorer's original file or a folder that holds it, or the folder or hub id of a
-            transformers CLIPModel with its tokenizer and image processor.
+        reward: a row of REWARDS, a scorer's original file or a folder that holds it, the folder or hub id of a
+            transformers CLIPModel with its tokenizer and image processor, or a user's own `module:function`.
         published: take the path that published numbers come from, which gives no gradient.
 
     Raises:
         ValueError: unknown name, or weights that are not what they should be; in one line.
     """
+    if OWN.fullmatch(reward):
+        return load_own(reward)
     name, source = find_reward(reward)
     if source.location is None:
         raise ValueError(f"reward {name!r} is on no hub; give the path of {source.weights} instead of the name")
     return KINDS[source.kind](source, Settings(name, device, dtype, published))
+
+
+def load_mixture(entries: Sequence[str] | str, *, device: str = "cpu") -> Reward:
+    """What learning maximises: one reward in its own units, or a mixture of `NAME=WEIGHT`; no weight counts as 1.
+
+    Raises:
+        ValueError: there is none, one is given twice, or as for `load_reward`.
+    """
+    parsed = [parse_weight(entry) for entry in ([entries] if isinstance(entries, str) else entries)]
+    if not parsed:
+        raise ValueError("--reward: give at least one")
+    if len(parsed) == 1 and parsed[0][1] is None:
+        return load_reward(parsed[0][0], device=device)
+    rewards = [load_reward(name, device=device) for name, _ in parsed]
+    return Mixture(rewards, [1.0 if weight is None else weight for _, weight in parsed])
