@@ -173,6 +173,7 @@ def learn_by_command(build: Build, folder: Path) -> None:
     null, learned = model.encode_negative_prompt([""]), embedding.conditioning()
     for before, after in zip(null.tensors(), learned.tensors(), strict=True):
         assert float((after - before).abs().max()) > 0.01
+    assert embedding.null_prompt_embeds is not None
     assert torch.equal(embedding.null_prompt_embeds, null.prompt_embeds)
 
     noise = noise_for(model, 2)
