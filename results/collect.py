@@ -9,20 +9,17 @@ import shutil
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
 
 from reneg.evaluation.tables import Row, by_group, mean_rows, paired_rows
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.models import load_model
 from reneg.negatives import resolve_negative
-from reneg.report import image_grid
+from reneg.report import labelled_rows
 from reneg.world import load_prompts
 
 RESULTS = Path(__file__).parent
 COLUMNS = 12
 """Prompts in the picture: so many spread evenly over the evaluation set, by their place alone."""
-LABEL = 88
-"""Pixels left of the picture's rows."""
 
 
 def markdown(rows: list[Row]) -> str:
@@ -64,21 +61,16 @@ def draw_before_after(results: dict, path: Path) -> None:
     groups = load_prompts().evaluate.values()
     each = COLUMNS // len(groups)
     prompts = [prompts[(2 * i + 1) * len(prompts) // (2 * each)] for prompts in groups for i in range(each)]
-    rows = [
-        generate(
+    rows = {
+        label: generate(
             model,
             prompts,
             resolve_negative(negative["value"], model),
             picture_noise(model, picture_generators(results["settings"]["seed"], 0, len(prompts))),
         )
-        for negative in results["negatives"][:3]
-    ]
-    grid = image_grid(torch.cat(rows), COLUMNS, 2)
-    picture = Image.new("RGB", (LABEL + grid.width, grid.height), "white")
-    picture.paste(grid, (LABEL, 0))
-    pen, height = ImageDraw.Draw(picture), grid.height // len(rows)
-    for number, name in enumerate(("null text", "hand-written", "learned")):
-        pen.text((8, number * height + height // 2 - 6), name, fill="black", font_size=13)
+        for label, negative in zip(("null text", "hand-written", "learned"), results["negatives"], strict=False)
+    }
+    picture = labelled_rows(rows, 2)
     path.parent.mkdir(exist_ok=True)
     picture.save(path, optimize=True)
     path.with_suffix(".txt").write_text("\n".join(prompts) + "\n")

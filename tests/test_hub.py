@@ -11,8 +11,9 @@ import torch
 import yaml
 from hub_server import COMMIT, running_hub
 
-from reneg.hub import HUB_FILE, model_card
-from reneg.negative import NegativeEmbedding
+from reneg.cli import main
+from reneg.hub import HUB_FILE, model_card, read_evaluation
+from reneg.negative import NegativeEmbedding, tensor_hash
 
 METADATA = {
     "base_model": "owner/base",
@@ -31,15 +32,33 @@ def embedding() -> NegativeEmbedding:
 
 def run(code: str, home: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Python code in a process of its own, because huggingface_hub reads its settings once."""
-    prelude = "from reneg.negative import NegativeEmbedding\n"
+    prelude = "from pathlib import Path\nfrom reneg.negative import NegativeEmbedding\n"
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | settings
     command = [sys.executable, "-c", prelude + code]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
 
 
+def write_evaluation(folder: Path, negative: NegativeEmbedding) -> None:
+    """What `reneg evaluate` leaves, as far as a card reads it."""
+    estimate = {"mean": 0.5, "low": 0.25, "high": 0.75}
+    rewards = {"hps": {"mean": estimate, "difference": {"null": estimate}, "win_rate": {"null": estimate}}}
+    digest = tensor_hash(*negative.conditioning().tensors())
+    results = {
+        "settings": {"num_seeds": 2, "guidance_scale": 7.5, "num_inference_steps": 30},
+        "negatives": [{"name": "null", "sha256": "0"}, {"name": "mine", "sha256": digest}],
+        "bases": ["null", "mine"],
+        "judges": ["hps"],
+        "overall": {"num_prompts": 7, "negatives": {"mine": {"rewards": rewards}}},
+    }
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "before_after.png").write_bytes(b"picture")
+
+
 LOAD = """
-negative = NegativeEmbedding.from_pretrained("me/mine")
+negative = NegativeEmbedding.open("hub:me/mine")
+assert negative.metadata == NegativeEmbedding.open("hub:me/mine:negative_embedding.safetensors").metadata
 print(negative.metadata["sha256"])
 wrong = [("me/none", {}), ("me/mine", {"filename": "gone.bin"}), ("me/mine", {"revision": "old"}), ("a/b/c", {})]
 for arguments in wrong:
@@ -53,7 +72,8 @@ for arguments in wrong:
 PUSH = """
 for repository in ("me/mine", "forbidden/mine"):
     try:
-        print(NegativeEmbedding.load("own.safetensors").push_to_hub(repository, license="openrail"))
+        negative = NegativeEmbedding.load("own.safetensors")
+        print(negative.push_to_hub(repository, license="openrail", evaluation=Path("evaluation")))
     except OSError as error:
         print(error)
 """
@@ -63,6 +83,7 @@ def test_a_file_goes_to_the_hub_and_comes_back_also_offline(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     embedding().save("own.safetensors")
     checksum = NegativeEmbedding.load("own.safetensors").metadata["sha256"]
+    write_evaluation(Path("evaluation"), embedding())
     with running_hub() as (address, hub):
         done = run(PUSH + LOAD, tmp_path / "home", HF_ENDPOINT=address, HF_TOKEN="hf_stand_in")
     assert done.returncode == 0, done.stderr
@@ -70,7 +91,8 @@ def test_a_file_goes_to_the_hub_and_comes_back_also_offline(tmp_path: Path, monk
     assert url == f"{address}/me/mine/commit/{COMMIT}"
     assert refused.startswith("forbidden/mine cannot be written") and "`hf auth login`" in refused
     files = hub.repositories["me/mine"]
-    assert files.keys() >= {HUB_FILE, "README.md"}
+    assert files.keys() >= {HUB_FILE, "README.md", "before_after.png"}
+    assert files["before_after.png"] == b"picture" and b"+0.500 [+0.250, +0.750]" in files["README.md"]
     assert b'NegativeEmbedding.from_pretrained("me/mine")' in files["README.md"]
     assert any("/info/lfs/objects/batch" in call for call in hub.calls)  # as the hub takes *.safetensors
     assert loaded == checksum and len(errors) == 4
@@ -111,3 +133,44 @@ def test_the_card_tells_how_it_was_made():
 def test_a_base_model_that_is_no_hub_id_is_not_linked(base: str):
     front = model_card("me/mine", {"base_model": base}, (5, 6), license="mit").split("---\n", 2)[1]
     assert "base_model" not in yaml.safe_load(front)
+
+
+def test_the_card_shows_what_was_measured_with_intervals(tmp_path: Path):
+    write_evaluation(tmp_path / "evaluation", embedding())
+    digest = tensor_hash(*embedding().conditioning().tensors())
+    evaluated = read_evaluation(tmp_path / "evaluation", digest)
+    card = model_card("me/mine", METADATA, (5, 6), license="openrail", evaluated=evaluated)
+    assert "7 prompts, 2 noises each" in card and "|  | mean | difference from null | wins against null |" in card
+    row = "| hps (judge) | 0.500 [0.250, 0.750] | +0.500 [+0.250, +0.750] | 50.0 % [25.0, 75.0] |"
+    assert row in card and "![Pictures](before_after.png)" in card
+    assert (
+        card.index("```python")
+        < card.index("## Measured\n")
+        < card.index("## How it was made")
+        < card.index("## Settings")
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: (folder / "results.json").unlink(), "holds no finished evaluation"),
+        (lambda folder: (folder / "results.json").write_text("{"), "holds no finished evaluation"),
+        (lambda folder: (folder / "results.json").write_text("[]"), "holds no finished evaluation"),
+        (lambda folder: (folder / "before_after.png").unlink(), "no results and pictures of this negative"),
+    ],
+)
+def test_an_evaluation_that_does_not_fit_is_refused_before_anything_is_sent(tmp_path, capsys, spoil, told):
+    embedding().save(tmp_path / "own.safetensors")
+    write_evaluation(tmp_path / "evaluation", embedding())
+    spoil(tmp_path / "evaluation")
+    arguments = ["push", str(tmp_path / "own.safetensors"), "me/mine", "--license", "mit"]
+    assert main([*arguments, "--evaluation", str(tmp_path / "evaluation")]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
+def test_an_evaluation_of_other_negatives_is_refused(tmp_path: Path):
+    write_evaluation(tmp_path / "evaluation", embedding())
+    with pytest.raises(ValueError, match="no results and pictures of this negative"):
+        read_evaluation(tmp_path / "evaluation", "another")

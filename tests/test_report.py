@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from reneg.report import Section, image_grid, plot_lines, to_uint8, write_report
+from reneg.report import Section, image_grid, labelled_rows, plot_lines, to_uint8, write_report
 
 NASTY = '<script>alert("x")</script> & \'quoted\' "text"'
 
@@ -100,3 +100,17 @@ def test_a_failed_write_leaves_the_old_report(tmp_path):
         write_report(path, "\ud800", [])
     assert "<h1>old</h1>" in path.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_rows_have_their_names_at_their_left():
+    rows = {
+        "null": torch.zeros(3, 3, 8, 8),
+        "a longer name": torch.ones(3, 3, 8, 8) * torch.tensor([1.0, 0, 0])[:, None, None],
+    }
+    picture = labelled_rows(rows, 2)
+    left = picture.width - 2 * (3 * 8 + 2 * 2)
+    assert picture.height == 2 * (2 * 8 + 2)
+    pixels = np.asarray(picture)
+    assert pixels[0, left].tolist() == [0, 0, 0] and pixels[-1, left].tolist() == [255, 0, 0]
+    names = pixels[:, :left]
+    assert names[: len(names) // 2].min() < 128 and names[len(names) // 2 :].min() < 128  # dark letters in both halves

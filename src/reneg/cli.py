@@ -23,6 +23,7 @@ from reneg.config import (
     LearnConfig,
     MergeConfig,
     PlanConfig,
+    PushConfig,
     VerifyConfig,
     preset,
 )
@@ -92,6 +93,19 @@ def _verify(config: VerifyConfig) -> None:
     print(f"Pictures: {config.output_dir / 'null.png'}, {config.output_dir / 'negative.png'}")
 
 
+def _push(config: PushConfig) -> None:
+    from reneg.negative import NegativeEmbedding
+
+    url = NegativeEmbedding.load(config.file).push_to_hub(
+        config.repository,
+        license=config.license,
+        evaluation=config.evaluation,
+        private=config.private,
+        commit_message=config.commit_message,
+    )
+    print(f"Pushed: {url}")
+
+
 def _plan(config: PlanConfig) -> None:
     from reneg.planning import plan
     from reneg.planning.tables import print_plan
@@ -116,6 +130,7 @@ COMMANDS = {
     "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),
     "convert": Command(_convert, ConvertConfig, "write an official .bin file as safetensors"),
     "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
+    "push": Command(_push, PushConfig, "share a file on the hub, with a card"),
     "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
 }
 LISTS = {
@@ -147,11 +162,18 @@ def _verify_arguments(parser: ArgumentParser) -> None:
     parser.add_class_arguments(VerifyConfig, as_group=False, skip={"file"})
 
 
+def _push_arguments(parser: ArgumentParser) -> None:
+    _inspect_arguments(parser)
+    parser.add_argument("repository", type=str, help="owner/name on the hub; made if there is none")
+    parser.add_class_arguments(PushConfig, as_group=False, skip={"file", "repository"})
+
+
 POSITIONAL = {
     InspectConfig: _inspect_arguments,
     ConvertConfig: _convert_arguments,
     MergeConfig: _merge_arguments,
     VerifyConfig: _verify_arguments,
+    PushConfig: _push_arguments,
 }
 """Settings of the commands that work on files named without a flag -> what adds them to a parser."""
 

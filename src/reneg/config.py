@@ -156,7 +156,8 @@ class GenerateConfig(ModelConfig):
     prompts: Path | None = None
     """Or a public set (parti, or some groups: hpsv2:anime,photo), or a .txt, .json, .jsonl, .tsv or .csv file."""
     negative: str = "null"
-    """null, handcrafted, a file (weight-file suffix or a path separator in it), or any other text as a prompt."""
+    """null, handcrafted, a file (weight-file suffix or a path separator in it), hub:owner/name, or any other text as a
+    prompt."""
     strength: float = 1.0
     """How far from the null text to the negative: 0 is the null text, 1 the negative, above 1 goes beyond it."""
     num_images_per_prompt: int = 1
@@ -271,6 +272,24 @@ class MergeConfig:
         require(all(abs(w) <= 100 for w in self.weights), f"--weights {self.weights}: must be numbers up to 100")
         right = len(self.weights) in (0, count)
         require(right, f"--weights: got {len(self.weights)} for {count} files; give one for each file")
+
+
+@dataclass
+class PushConfig:
+    """Write a negative embedding and a card that tells how it was made to a repository of the hub."""
+
+    file: Path
+    """A negative embedding (.safetensors, or an official .bin)."""
+    repository: str
+    """owner/name; made if there is none."""
+    license: str
+    """An identifier of the hub's, such as openrail or apache-2.0; the base model's and the reward's bind it."""
+    evaluation: Path | None = None
+    """A folder of `reneg evaluate` with this file among its negatives: its figures and pictures go into the card."""
+    private: bool = False
+    """Make the repository private."""
+    commit_message: str = "Upload a negative embedding"
+    """Of the commit on the hub."""
 
 
 @dataclass

@@ -1,10 +1,14 @@
 """Negative embeddings on the hub: one repository holds one file and a card that tells how it was learned."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from reneg.intervals import interval
+
 HUB_FILE = "negative_embedding.safetensors"
+BEFORE_AFTER = "before_after.png"
+"""In an evaluation's folder: a row of pictures for each negative, from the same noises."""
 CARD_ROWS = {
     "base_model": "Base model",
     "family": "Model family",
@@ -74,8 +78,63 @@ def upload(folder: Path, repo_id: str, *, private: bool, commit_message: str) ->
     return str(commit.commit_url)
 
 
-def model_card(repo_id: str, metadata: Mapping[str, str], shape: tuple[int, int], *, license: str) -> str:
-    """README.md of a repository: what it is, how to use it, how it was learned, what changed."""
+def read_evaluation(folder: Path, sha256: str) -> str:
+    """What `reneg evaluate` measured of a negative, as Markdown.
+
+    Args:
+        folder: of `reneg evaluate`; its before_after.png stands beside the text.
+        sha256: of the negative's tensors, as results.json has it.
+
+    Raises:
+        ValueError: no evaluation is there, or not of this negative.
+    """
+    try:
+        results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        names = [negative["name"] for negative in results["negatives"] if negative["sha256"] == sha256]
+        overall, settings = results["overall"], results["settings"]
+        if names and (folder / BEFORE_AFTER).is_file():
+            rewards = overall["negatives"][names[0]]["rewards"]
+            bases = [base for base in results["bases"] if base != names[0]]
+            rows = [_measured_row(name, name in results["judges"], of, bases) for name, of in rewards.items()]
+            head = ("", "mean", *(f"{what} {base}" for base in bases for what in ("difference from", "wins against")))
+            told = (
+                f"{overall['num_prompts']} prompts, {settings['num_seeds']} noises each, the same for every negative, "
+                f"guidance {settings['guidance_scale']}, {settings['num_inference_steps']} steps; 95 % intervals over "
+                "prompts. Nothing was learned from the judges."
+            )
+            everyone = ", ".join(negative["name"] for negative in results["negatives"])
+            picture = f"![Pictures]({BEFORE_AFTER})\n\n*From the same noises, one row each: {_cell(everyone)}.*"
+            return "\n\n".join((told, _table(head, rows), picture))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"--evaluation {folder} holds no finished evaluation ({_first_line(error)}); `reneg evaluate` makes one"
+        ) from error
+    raise ValueError(
+        f"--evaluation {folder} has no results and pictures of this negative; name its file in "
+        "`reneg evaluate --negatives`"
+    )
+
+
+def _measured_row(reward: str, judge: bool, of: dict, bases: Sequence[str]) -> tuple[str, ...]:
+    """One reward's line of the card: the mean, then difference and wins against each base."""
+    paired = [
+        cell
+        for base in bases
+        for cell in (interval(of["difference"][base], sign=True), interval(of["win_rate"][base], percent=True))
+    ]
+    return (f"{reward} (judge)" if judge else reward, interval(of["mean"]), *paired)
+
+
+def model_card(
+    repo_id: str, metadata: Mapping[str, str], shape: tuple[int, int], *, license: str, evaluated: str | None = None
+) -> str:
+    """README.md of a repository: what it is, how to use it, how it was learned, what changed.
+
+    Args:
+        metadata: of the file.
+        shape: (tokens, width).
+        evaluated: of `read_evaluation`.
+    """
     base = metadata.get("base_model", "unknown")
     front = {"license": license, "library_name": "diffusers", "tags": ["reneg", "negative-embedding"]}
     if base.count("/") == 1 and not base.startswith((".", "/")):  # a hub id, which the hub links
@@ -88,7 +147,7 @@ def model_card(repo_id: str, metadata: Mapping[str, str], shape: tuple[int, int]
         "([arXiv 2412.19637](https://arxiv.org/abs/2412.19637)). It takes the place of the negative prompt.",
         "```python\nfrom reneg import NegativeEmbedding\n\n"
         f'negative = NegativeEmbedding.from_pretrained("{repo_id}")\n'
-        "images = pipe(prompts, negative_prompt_embeds=negative.expand(len(prompts))).images\n```",
+        "images = pipe(prompts, **negative.for_pipeline(pipe, num_prompts=len(prompts))).images\n```",
         "## How it was made\n\n" + _table(("", ""), rows),
     ]
     measured = [
@@ -98,6 +157,8 @@ def model_card(repo_id: str, metadata: Mapping[str, str], shape: tuple[int, int]
     ]
     if measured:
         sections.append("## Measured while learning\n\n" + _table(("", "null text", "this embedding"), measured))
+    if evaluated is not None:
+        sections.insert(4, "## Measured\n\n" + evaluated)
     if "config" in metadata:
         sections.append("## Settings\n\n```json\n" + metadata["config"].replace("```", "") + "\n```")
     return "\n\n".join(sections) + "\n"

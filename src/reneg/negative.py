@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from reneg.encoders import models_of_shape
 from reneg.files import write_atomically
-from reneg.hub import HUB_FILE, download, model_card, upload
+from reneg.hub import BEFORE_AFTER, HUB_FILE, download, model_card, read_evaluation, upload
 from reneg.interfaces import Conditioning
 from reneg.official import DTYPES, looks_official, read_official
 from reneg.pipelines import encode_null, find_row, pipeline_arguments, warn_without_guidance
@@ -30,6 +31,8 @@ EMBEDS, NULL_EMBEDS = "negative_prompt_embeds", "null_prompt_embeds"
 POOLED, MASK = "negative_pooled_prompt_embeds", "negative_prompt_attention_mask"
 UNPROVEN = "not in the file"
 """The `fingerprint` in the metadata of a file without the null text's encoding: an official one, converted."""
+HUB_PREFIX = "hub:"
+"""Begins a `--negative` value that names a repository of the hub."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 FINGERPRINT_TOLERANCE = 0.02
 """Relative distance up to which two encodings of "" count as the same encoder: half precision stays far below it,
@@ -129,7 +132,11 @@ class NegativeEmbedding:
             POOLED: self.negative_pooled_prompt_embeds,
             MASK: self.negative_prompt_attention_mask,
         }
-        return {name: t.detach().float().cpu().contiguous() for name, t in named.items() if t is not None}
+        # Cloned: safetensors refuses tensors that share memory, such as a mask that is one number expanded.
+        layout = torch.contiguous_format
+        return {
+            name: t.detach().float().cpu().clone(memory_format=layout) for name, t in named.items() if t is not None
+        }
 
     def check_encoder(self, null_prompt_embeds: Float[Tensor, "1 l d"], model_name: str) -> None:
         """Refuse another text encoder than the one that it was learned with; without a fingerprint, another shape.
@@ -197,6 +204,18 @@ class NegativeEmbedding:
         return cls(tensors[EMBEDS], tensors.get(NULL_EMBEDS), metadata, tensors.get(POOLED), tensors.get(MASK))
 
     @classmethod
+    def open(cls, reference: str) -> "NegativeEmbedding":
+        """What a `--negative` value names: a file, or `hub:owner/name`, with `hub:owner/name:FILE` for another file.
+
+        Raises:
+            ValueError, OSError: as of `load` and `from_pretrained`.
+        """
+        if not reference.startswith(HUB_PREFIX):
+            return cls.load(reference)
+        repo_id, _, filename = reference.removeprefix(HUB_PREFIX).partition(":")
+        return cls.from_pretrained(repo_id, filename=filename or HUB_FILE)
+
+    @classmethod
     def from_pretrained(
         cls, repo_id: str, *, filename: str = HUB_FILE, revision: str | None = None
     ) -> "NegativeEmbedding":
@@ -215,6 +234,7 @@ class NegativeEmbedding:
         repo_id: str,
         *,
         license: str,
+        evaluation: Path | None = None,
         private: bool = False,
         commit_message: str = "Upload a negative embedding",
     ) -> str:
@@ -223,20 +243,27 @@ class NegativeEmbedding:
         Args:
             license: an identifier of the hub's, such as openrail or apache-2.0; the base model's and the reward's
                 licences may bind it.
+            evaluation: a folder of `reneg evaluate` with this negative in it, whose figures and pictures the card
+                then shows.
 
         Returns:
             The commit's address.
 
         Raises:
-            ValueError: no repository name.
+            ValueError: no repository name, or an evaluation of other negatives.
             OSError: no network, or no right to write there.
         """
+        evaluated = None
+        if evaluation is not None:
+            evaluated = read_evaluation(evaluation, tensor_hash(*self.conditioning().tensors()))
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             self.save(folder / HUB_FILE)
             metadata = NegativeEmbedding.load(folder / HUB_FILE).metadata  # with the checksum
             tokens, width = self.negative_prompt_embeds.shape[1:]
-            card = model_card(repo_id, metadata, (tokens, width), license=license)
+            card = model_card(repo_id, metadata, (tokens, width), license=license, evaluated=evaluated)
+            if evaluation is not None:
+                shutil.copyfile(evaluation / BEFORE_AFTER, folder / BEFORE_AFTER)
             (folder / "README.md").write_text(card, encoding="utf-8")
             return upload(folder, repo_id, private=private, commit_message=commit_message)
 
@@ -263,7 +290,7 @@ def _check_shapes(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def is_file_reference(text: str) -> bool:
-    """Whether a `--negative` value names a file: a weight-file suffix or a path separator, and never prompt text."""
+    """Whether a `--negative` value names a file: a weight-file suffix or a path separator, as hub: values have."""
     return text.lower().endswith(WEIGHT_SUFFIXES) or "/" in text or os.sep in text
 
 

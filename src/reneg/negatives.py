@@ -37,8 +37,8 @@ def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negati
     """What a `--negative` value stands for, as a conditioning of one prompt on the model's device.
 
     Args:
-        value: `null`, `handcrafted`, a file (a weight-file suffix or a path separator in it), or any other text,
-            which is a negative prompt.
+        value: `null`, `handcrafted`, a file (a weight-file suffix or a path separator in it), `hub:owner/name`, or any
+            other text, which is a negative prompt.
         flag: named in errors.
 
     Raises:
@@ -46,7 +46,7 @@ def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negati
         ValueError: empty or too long a text, a damaged file, or a file for another text encoder.
     """
     if is_file_reference(value):
-        return file_conditioning(NegativeEmbedding.load(value), model)
+        return file_conditioning(NegativeEmbedding.open(value), model)
     if not value.strip():
         raise ValueError(f"{flag}: got an empty text; write null for the null text")
     if value == "null":

@@ -4,20 +4,22 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
 from numpy import ndarray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from reneg.files import write_atomically
 
 GAP = 2
 """White pixels between the pictures of a grid, before scaling."""
+FONT_SIZE, MARGIN = 13, 8
+"""Of the names beside a grid's rows, in pixels."""
 
 INK = "#010203"
 """Stands for the page's text colour while matplotlib draws; the page then decides between light and dark."""
@@ -160,3 +162,15 @@ def image_grid(images: Float[Tensor, "b 3 H W"], columns: int, scale: int = 1) -
         row, column = divmod(number, columns)
         grid.paste(Image.fromarray(picture), (column * (width + GAP), row * (height + GAP)))
     return grid.resize((size[0] * scale, size[1] * scale), Image.Resampling.NEAREST)
+
+
+def labelled_rows(rows: Mapping[str, Float[Tensor, "b 3 H W"]], scale: int = 1) -> Image.Image:
+    """One row of pictures in [0, 1] for each name, which stands at its left; `scale` as in `image_grid`."""
+    grid = image_grid(torch.cat(list(rows.values())), len(next(iter(rows.values()))), scale)
+    left = round(max(ImageDraw.Draw(grid).textlength(name, font_size=FONT_SIZE) for name in rows)) + 2 * MARGIN
+    picture = Image.new("RGB", (left + grid.width, grid.height), "white")
+    picture.paste(grid, (left, 0))
+    pen, height = ImageDraw.Draw(picture), grid.height / len(rows)
+    for number, name in enumerate(rows):
+        pen.text((MARGIN, (number + 0.5) * height), name, fill="black", font_size=FONT_SIZE, anchor="lm")
+    return picture

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from tiny import save_tiny_reward, tiny_pipeline
 
@@ -66,6 +67,8 @@ def test_files_tell_everything(config, make_comparison):
     assert "http" not in page and "<script" not in page
     assert "<b>bold" not in page and "&lt;b&gt;bold&lt;/b&gt;" in page
     assert page.count("<img") == 5 + 2 * 2 * 5  # every prompt; gains and losses of two negatives
+    with Image.open(folder / "before_after.png") as picture:
+        assert picture.height == (3 * 8 + 2 * 2) * 16  # three negatives of 8x8 pixels, enlarged
     terminal = io.StringIO()
     print_table(results, Console(file=terminal, width=140))
     assert "third" in terminal.getvalue()

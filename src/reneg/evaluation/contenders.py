@@ -94,7 +94,7 @@ def load_contenders(negatives: list[str], model: DiffusionModel) -> list[Contend
     contenders = []
     for name, value in named:
         if is_file_reference(value):
-            embedding = NegativeEmbedding.load(value)
+            embedding = NegativeEmbedding.open(value)
             contenders.append(Contender(name, value, file_conditioning(embedding, model), embedding.metadata))
         else:
             contenders.append(Contender(name, value, resolve_negative(value, model, flag="--negatives"), {}))

@@ -2,17 +2,23 @@
 
 import numpy as np
 import torch.nn.functional as F
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from reneg.config import EvaluateConfig
 from reneg.evaluation.contenders import Comparison
 from reneg.evaluation.store import Shards
 from reneg.evaluation.summary import Scores
 from reneg.evaluation.tables import by_group, mean_rows, paired_rows
-from reneg.report import Section, image_grid, to_images, write_report
+from reneg.files import write_atomically
+from reneg.hub import BEFORE_AFTER
+from reneg.report import Section, image_grid, labelled_rows, to_images, write_report
 
 NUM_ROWS = 24
 """Prompts shown, at least, spread evenly over each group."""
+NUM_COLUMNS = 8
+"""Prompts of before_after.png, at most."""
 NUM_EXTREMES = 6
 """Largest gains, and as many largest losses, of each negative."""
 SIDE = 128
@@ -22,7 +28,7 @@ SIDE = 128
 def write_page(
     comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards], results: dict
 ) -> None:
-    """Write report.html into the output folder."""
+    """Write report.html and before_after.png into the output folder."""
     names = [contender.name for contender in comparison.contenders]
     overall = results["overall"]
     intro = (
@@ -45,6 +51,16 @@ def write_page(
     facts |= {f"negative: {negative['name']}": negative["value"] for negative in results["negatives"]}
     sections.append(Section("Settings", table=[{"setting": k, "value": str(v)} for k, v in facts.items()]))
     write_report(config.output_dir / "report.html", "Negatives compared", sections)
+    picture = _before_after(comparison, config, stores)
+    write_atomically(config.output_dir / BEFORE_AFTER, lambda path: picture.save(path, "PNG", optimize=True))
+
+
+def _before_after(comparison: Comparison, config: EvaluateConfig, stores: dict[str, Shards]) -> Image.Image:
+    """A row for each negative: the first noise of prompts spread evenly over all, chosen by their place alone."""
+    count = min(NUM_COLUMNS, len(comparison.prompts))
+    chosen = [(2 * n + 1) * len(comparison.prompts) // (2 * count) * config.num_seeds for n in range(count)]
+    rows = {name: to_images(store.read(chosen)) for name, store in stores.items()}
+    return labelled_rows({name: _shown(images) for name, images in rows.items()}, _scale(next(iter(rows.values()))))
 
 
 def _spread(comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards]) -> Section:
@@ -94,13 +110,23 @@ def _row(
     """(caption, the pictures of all negatives from one noise)."""
     number = prompt * config.num_seeds + noise
     images = to_images(np.concatenate([store.read([number]) for store in stores.values()]))
-    side = max(images.shape[-2:])
-    if side > 2 * SIDE:
-        images = F.interpolate(images, scale_factor=2 * SIDE / side, mode="bicubic", antialias=True).clamp(0, 1)
     # One line for each reward, in the order of the pictures.
     told = [
         f"{reward.name} " + " · ".join(f"{score:.2f}" for score in scores.rewards[:, r, prompt, noise])
         for r, reward in enumerate(comparison.rewards)
     ]
     caption = f"“{comparison.prompts[prompt]}” (noise {noise}) — " + "; ".join(told)
-    return caption, image_grid(images, columns=len(stores), scale=max(1, SIDE // side))
+    return caption, image_grid(_shown(images), columns=len(stores), scale=_scale(images))
+
+
+def _shown(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+    """Pictures, large ones reduced."""
+    side = max(images.shape[-2:])
+    if side <= 2 * SIDE:
+        return images
+    return F.interpolate(images, scale_factor=2 * SIDE / side, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _scale(images: Float[Tensor, "b 3 H W"]) -> int:
+    """The factor that enlarges small pictures."""
+    return max(1, SIDE // max(images.shape[-2:]))

@@ -4,21 +4,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from reneg.intervals import interval
+
 Row = dict[str, str]
 REAL = "real pictures"
-
-
-def interval(estimate: dict, *, percent: bool = False, sign: bool = False) -> str:
-    """A mean with its 95 % interval, as text."""
-    scale, digits = (100, 1) if percent else (1, 3)
-
-    def number(value: float) -> str:
-        return f"{scale * value:{'+' if sign else ''}.{digits}f}"
-
-    unit = " %" if percent else ""
-    if estimate["low"] is None:
-        return number(estimate["mean"]) + unit
-    return f"{number(estimate['mean'])}{unit} [{number(estimate['low'])}, {number(estimate['high'])}]"
 
 
 def mean_rows(results: dict, scope: dict) -> list[Row]:
