@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, GaussianModel
+from saved_bytes import Saved
 from tiny import tiny_clip_reward, tiny_model
 from torch import Tensor
 
@@ -86,27 +87,6 @@ def test_gradient_of_a_training_step_equals_the_closed_form() -> None:
     # x0 = (x_t - sigma * pred) / alpha and d pred / d n = (g - 1) * slope * alpha * W; the decoder divides by 8.
     expected = (GUIDANCE - 1) * sigma * model.slope(timestep) / 8 * model.weight.mean(0)
     assert torch.allclose(gradient.flatten(), expected, rtol=1e-12, atol=0)
-
-
-class Saved:
-    """Bytes of the tensors that autograd keeps for the backward pass, each storage once, weights excluded."""
-
-    def __init__(self, *modules: torch.nn.Module):
-        self._weights = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}
-        self._storages: dict[int, Tensor] = {}
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in self._weights:
-            self._storages[pointer] = tensor  # keeps the storage alive, so that no address is used twice
-        return tensor
-
-    def recording(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
-
-    @property
-    def kilobytes(self) -> float:
-        return sum(tensor.untyped_storage().nbytes() for tensor in self._storages.values()) / 1024
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-11)])

@@ -24,8 +24,9 @@ from torch import Tensor
 from reneg import trainer
 from reneg.checkpoint import load_checkpoint
 from reneg.config import LearnConfig
+from reneg.learning import learn
 from reneg.negative import NegativeEmbedding
-from reneg.trainer import Learner, learn, make_accelerator
+from reneg.trainer import Learner, make_accelerator
 
 
 class StoppedError(Exception):

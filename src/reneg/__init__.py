@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from reneg.config import preset as preset
     from reneg.evaluation import evaluate as evaluate
     from reneg.generation import generate as generate
+    from reneg.learning import learn as learn
     from reneg.models import load_model as load_model
     from reneg.negative import NegativeEmbedding as NegativeEmbedding
     from reneg.rewards import load_reward as load_reward
-    from reneg.trainer import learn as learn
 
 _HOME = {
     "EvaluateConfig": "reneg.config",
@@ -31,7 +31,7 @@ _HOME = {
     "NegativeEmbedding": "reneg.negative",
     "evaluate": "reneg.evaluation",
     "generate": "reneg.generation",
-    "learn": "reneg.trainer",
+    "learn": "reneg.learning",
     "load_model": "reneg.models",
     "load_reward": "reneg.rewards",
     "preset": "reneg.config",

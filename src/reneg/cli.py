@@ -33,7 +33,7 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def _learn(config: LearnConfig) -> None:
-    from reneg.trainer import learn
+    from reneg.learning import learn
 
     learn(config)
     print(f"Embedding: {config.output_dir / 'negative_embedding.safetensors'}")

@@ -92,6 +92,9 @@ class LearnConfig(ModelConfig):
     gradient_accumulation_steps times the processes."""
     gradient_accumulation_steps: int = 1
     """Micro-batches of one optimiser step."""
+    gradient_checkpointing: bool = False
+    """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them: far less
+    memory, one more evaluation a gradient, the same gradient to the last bit (docs/memory.md)."""
     learning_rate: float = 5e-3
     """"a learning rate of 5e-3" (§5.1)."""
     lr_scheduler: Literal["cosine", "constant", "linear"] = "cosine"

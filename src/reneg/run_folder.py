@@ -34,6 +34,7 @@ FINAL, LAST = "negative_embedding.safetensors", "negative_embedding_last.safeten
 FREE = {
     "output_dir",
     "report_to",
+    "gradient_checkpointing",
     "resume_from_checkpoint",
     "checkpointing_steps",
     "checkpoints_total_limit",

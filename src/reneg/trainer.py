@@ -2,8 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, cast
@@ -29,15 +28,12 @@ from reneg.config import LearnConfig
 from reneg.interfaces import DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
-from reneg.models import check_device, load_configured
+from reneg.models import check_device
 from reneg.monitor import Monitor, relative_distance, reward_statistics
 from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
-from reneg.negatives import check_prompt_lengths
 from reneg.progress import progress_bar
 from reneg.randomness import Streams, prompt_index
-from reneg.rewards import load_mixture, load_reward
 from reneg.rewards.mixture import Mixture
-from reneg.rewards.own import as_reward
 from reneg.run_folder import (
     FINAL,
     LAST,
@@ -49,7 +45,6 @@ from reneg.run_folder import (
     discard_newer_checkpoints,
     embedding_metadata,
     environment,
-    learning_prompts,
     plain_settings,
     result_settings,
     write_config,
@@ -60,33 +55,6 @@ from reneg.targets import NegativeEmbeddingTarget
 logger = logging.getLogger(__name__)
 
 REMEDY = "lower --learning_rate or set --max_grad_norm, and learn again in another --output_dir"
-
-
-def learn(config: LearnConfig, reward: Callable[[Tensor, Sequence[str]], Any] | None = None) -> NegativeEmbedding:
-    """Learn a negative embedding; everything that the run makes is in `config.output_dir`.
-
-    Args:
-        reward: of images `[b, 3, h, w]` in [0, 1] and prompts -> `[b]`, differentiable, instead of `config.reward`.
-
-    Returns:
-        What `negative_embedding.safetensors` holds: the state that the monitor liked best, or the last without one.
-
-    Raises:
-        ValueError: a setting is not usable, a prompt too long, or the folder holds another run; in one line.
-        FloatingPointError: a reward or the gradient became NaN or infinite; the state before is kept.
-    """
-    if reward is not None:
-        reward = as_reward(reward)
-        config = replace(config, reward=reward.name)
-    check_run_folder(config)
-    prompts = learning_prompts(config)
-    accelerator = make_accelerator(config)
-    device = str(accelerator.device)
-    model = load_configured(config, device=device)
-    check_prompt_lengths(prompts, model, source=config.prompts)
-    reward = load_mixture(config.reward, device=device) if reward is None else reward
-    monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
-    return Learner(config, model, reward, monitor, prompts, accelerator).run()
 
 
 def make_accelerator(config: LearnConfig) -> Accelerator:

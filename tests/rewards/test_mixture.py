@@ -16,9 +16,9 @@ from torch import Tensor
 
 from reneg.cli import parse
 from reneg.config import LearnConfig
+from reneg.learning import learn
 from reneg.rewards import load_mixture
 from reneg.rewards.mixture import Mixture, parse_weight
-from reneg.trainer import learn
 
 KEYS = ("reward/tone", "reward/brightness")
 

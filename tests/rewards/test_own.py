@@ -13,9 +13,9 @@ from short_runs import quick, save_tiny_world, timeless
 from torch import Tensor
 
 from reneg.evaluation.runner import reward_fingerprint
+from reneg.learning import learn
 from reneg.rewards import load_reward
 from reneg.rewards.own import OwnReward, as_reward
-from reneg.trainer import learn
 
 MODULE = """
 import torch

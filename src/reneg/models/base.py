@@ -73,6 +73,11 @@ class LatentModel(ABC):
         """The tokenizer whose limit counts."""
         return self.pipe.tokenizer
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep only the input of a block for backward, and compute the rest again there; modules stay in eval mode."""
+        for module in (self.denoiser, self.vae):
+            module.enable_gradient_checkpointing()
+
     @property
     def scheduler(self) -> Any:
         return self.sampler.scheduler
