@@ -82,7 +82,7 @@ def test_help_tells_every_settings_docstring(command: str):
     names = {field.name for field in fields(COMMANDS[command].config)}
     texts = docstrings("ModelConfig", COMMANDS[command].config.__name__)
     shorter = {"prompt", "negatives", "rewards", "weights", "file", "files"}  # lists and positionals
-    shorter |= {"output"} if command == "convert" else set()
+    shorter |= {"convert": {"output"}, "push": {"repository"}}.get(command, set())
     for name in names - shorter:
         assert f"--{name}" in told
         assert "".join(texts[name].split()) in told, name

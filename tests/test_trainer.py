@@ -3,6 +3,7 @@ import multiprocessing
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,9 +123,17 @@ def test_two_processes_agree_with_one(tmp_path: Path, no_report: None) -> None:
     assert_close_runs(tmp_path / "one", tmp_path / "two")
 
 
-@pytest.mark.parametrize("gradient_steps", [1, 2])
-def test_resumed_equals_uninterrupted_at_every_stop(tmp_path: Path, no_report: None, gradient_steps: int) -> None:
-    shape = {"gradient_steps": gradient_steps}
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"gradient_steps": 2},
+        {"gradient_estimator": "draft_lv", "gradient_steps": 2, "trajectory_steps": 2},
+        {"gradient_estimator": "draft", "noises_per_prompt": 2, "antithetic": True},
+    ],
+    ids=str,
+)
+def test_resumed_equals_uninterrupted_at_every_stop(tmp_path: Path, no_report: None, shape: dict[str, Any]) -> None:
     fake_learner(quick(tmp_path / "whole", **shape)).run()
     stops = 0
     while True:
@@ -137,7 +146,7 @@ def test_resumed_equals_uninterrupted_at_every_stop(tmp_path: Path, no_report: N
             stops += 1
         else:
             break
-    assert stops >= 8 * gradient_steps + 3  # before each gradient, and before each look
+    assert stops >= 8 * shape.get("gradient_steps", 1) + 3  # before each gradient, and before each look
 
 
 def test_resumes_bit_for_bit_on_the_tiny_model_beyond_an_epoch(tmp_path: Path, no_report: None) -> None:
@@ -171,8 +180,10 @@ def test_resume_into_another_folder_takes_the_metrics_along(tmp_path: Path, no_r
     assert timeless(tmp_path / "first") == timeless(tmp_path / "second")
 
 
-def test_reward_rises_on_the_fake(tmp_path: Path) -> None:
-    negative = fake_learner(quick(tmp_path, max_train_steps=30), reward=Brightness()).run()
+@pytest.mark.parametrize("estimator", ["late_steps", "draft", "draft_lv"])
+def test_reward_rises_on_the_fake(tmp_path: Path, estimator: str) -> None:
+    config = quick(tmp_path, max_train_steps=30, gradient_estimator=estimator, gradient_steps=2, trajectory_steps=3)
+    negative = fake_learner(config, reward=Brightness()).run()
     looks = [row for row in timeless(tmp_path) if row["kind"] == "validation"]
     assert float(looks[-1]["reward"]) > float(looks[0]["reward"]) + 0.03
     assert negative.metadata["step"] == "30"

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import yaml
 
 CONFIGS = Path(__file__).parent / "configs"
+MOST_COPIES = 64
+"""Of one picture's latents that DRaFT-LV noises again; more say nothing new."""
 PRESETS: dict[str, Path] = {
     "world": CONFIGS / "world.yaml",
     "sdxl": CONFIGS / "sdxl.yaml",
@@ -115,6 +117,17 @@ class LearnConfig(ModelConfig):
     gradient_steps: int = 1
     """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
     paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
+    gradient_estimator: Literal["late_steps", "draft", "draft_lv"] = "late_steps"
+    """late_steps is the paper's, on one or several steps. draft goes back through the last gradient_steps steps to
+    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV)."""
+    trajectory_steps: int | None = None
+    """Reach the first step with a gradient in so many steps of DPM-Solver++(2M); null takes the sampler's own, as in
+    the paper. Fewer steps cost less and give slightly other latents (docs/how_to_choose.md)."""
+    noises_per_prompt: int = 1
+    """Consecutive samples that share a prompt, each with a noise of its own."""
+    antithetic: bool = False
+    """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
+    noises_per_prompt."""
     seed: int = 0
     """Fixes prompts' order, noises and step indices (design: they do not depend on batching, processes, restarts)."""
     checkpointing_steps: int = 100
@@ -142,10 +155,22 @@ class LearnConfig(ModelConfig):
         last = self.num_inference_steps - 1
         require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
         count = high - low + 1
+        limits = {"late_steps": count, "draft": self.num_inference_steps, "draft_lv": MOST_COPIES}
+        limit = limits[self.gradient_estimator]
+        what = {"late_steps": "the steps of --grad_step_range", "draft": "--num_inference_steps", "draft_lv": "copies"}
         require(
-            1 <= self.gradient_steps <= count,
-            f"--gradient_steps {self.gradient_steps}: must be 1 to {count}, the steps of --grad_step_range",
+            1 <= self.gradient_steps <= limit,
+            f"--gradient_steps {self.gradient_steps}: must be 1 to {limit}, {what[self.gradient_estimator]}",
         )
+        self._require_positive("noises_per_prompt")
+        paired = self.noises_per_prompt % 2 == 0
+        require(
+            paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
+        )
+        fast = self.trajectory_steps
+        require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
+        plain = fast is None or self.scheduler == "ddim"
+        require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
         clip = self.max_grad_norm
         require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
 

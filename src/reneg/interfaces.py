@@ -81,7 +81,7 @@ class StepOutput:
     """What one training step gives."""
 
     loss: Float[Tensor, ""]
-    """Minus the mean reward (Eq. 7), with its graph."""
+    """Minus the mean reward (Eq. 7), with its graph; of several gradient steps of one batch, each has its share."""
     rewards: Float[Tensor, " b"]
     """Reward of each sample, detached, in the reward's own units."""
     images: Float[Tensor, "b 3 H W"]

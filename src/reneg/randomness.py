@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reneg.interfaces import DiffusionModel
+
 
 def derive_seed(seed: int, purpose: str, number: int) -> int:
     """A 63-bit seed for one purpose; different purposes and numbers give unrelated generators."""
@@ -39,9 +41,19 @@ def prompt_index(seed: int, sample_number: int, num_prompts: int) -> int:
 class Streams:
     """The random draws of some samples of one optimiser step."""
 
-    def __init__(self, seed: int, optimizer_step: int, sample_numbers: list[int]):
+    def __init__(self, seed: int, optimizer_step: int, sample_numbers: list[int], *, antithetic: bool = False):
+        """Antithetic samples come in pairs, 0 and 1, 2 and 3, …: the second has the first's noises with their signs
+        turned (Hammersley and Morton 1956)."""
         self._seed, self._optimizer_step = seed, optimizer_step
-        self.generators = [make_generator(seed, "sample", number) for number in sample_numbers]
+        sources = [number - number % 2 if antithetic else number for number in sample_numbers]
+        self.generators = [make_generator(seed, "sample", number) for number in sources]
+        turned = [number != source for number, source in zip(sample_numbers, sources, strict=True)]
+        self._signs = torch.tensor([-1.0 if turn else 1.0 for turn in turned])
+
+    def noise(self, model: DiffusionModel) -> Float[Tensor, "b c h w"]:
+        """Standard normal noise in the shape of the model's latents, one sample from each generator."""
+        noise = draw_noise(self.generators, model.latent_shape, model.dtype, model.device)
+        return noise * self._signs.to(noise)[:, None, None, None]
 
     def step_indices(self, grad_step_range: tuple[int, int], count: int = 1) -> list[int]:
         """The steps that carry the gradient: evenly apart within the range, both ends included, from a uniform start.
@@ -54,3 +66,9 @@ class Streams:
         generator = make_generator(self._seed, "step index", self._optimizer_step)
         first = int(torch.randint(low, high - apart * (count - 1) + 1, (), generator=generator))
         return [first + apart * number for number in range(count)]
+
+    def cycle(self, grad_step_range: tuple[int, int], count: int) -> list[int]:
+        """Steps within the range, one after the other and round again, from a uniform start; any number of them."""
+        low, high = grad_step_range
+        (first,) = self.step_indices(grad_step_range)
+        return [low + (first - low + number) % (high - low + 1) for number in range(count)]

@@ -25,6 +25,7 @@ from reneg.interfaces import DiffusionModel
 from reneg.metrics import Row
 from reneg.prompts import read_prompts
 from reneg.provenance import code_version
+from reneg.randomness import prompt_index
 from reneg.world import load_prompts
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,12 @@ def learning_prompts(config: LearnConfig) -> list[str]:
     if config.prompts is None:
         return load_prompts().learn
     return [prompt for group in read_prompts(config.prompts).values() for prompt in group]
+
+
+def sample_prompts(config: LearnConfig, prompts: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """The prompts of some samples of a run, by their numbers."""
+    groups = [number // config.noises_per_prompt for number in numbers]
+    return [prompts[prompt_index(config.seed, group, len(prompts))] for group in groups]
 
 
 def clean_run_folder(folder: Path) -> None:

@@ -14,7 +14,6 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
-from reneg.algorithm import training_steps
 from reneg.checkpoint import (
     Best,
     Checkpoint,
@@ -25,6 +24,7 @@ from reneg.checkpoint import (
     save_checkpoint,
 )
 from reneg.config import LearnConfig
+from reneg.estimators import ESTIMATORS
 from reneg.interfaces import DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
@@ -32,7 +32,7 @@ from reneg.models import check_device
 from reneg.monitor import Monitor, relative_distance, reward_statistics
 from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
 from reneg.progress import progress_bar
-from reneg.randomness import Streams, prompt_index
+from reneg.randomness import Streams
 from reneg.rewards.mixture import Mixture
 from reneg.run_folder import (
     FINAL,
@@ -47,6 +47,7 @@ from reneg.run_folder import (
     environment,
     plain_settings,
     result_settings,
+    sample_prompts,
     write_config,
 )
 from reneg.schedule import learning_rate_factor, sample_numbers
@@ -235,19 +236,20 @@ class Learner:
                 gradient_accumulation_steps=config.gradient_accumulation_steps,
                 num_processes=accelerator.num_processes,
             )
-            outputs = training_steps(
+            outputs = ESTIMATORS[config.gradient_estimator](
                 self.model,
                 self.target,
                 self.reward,
-                [self.prompts[prompt_index(config.seed, number, len(self.prompts))] for number in numbers],
-                Streams(config.seed, self.step, numbers),
+                sample_prompts(config, self.prompts, numbers),
+                Streams(config.seed, self.step, numbers, antithetic=config.antithetic),
                 guidance_scale=config.guidance_scale,
                 num_inference_steps=config.num_inference_steps,
                 grad_step_range=config.grad_step_range,
                 gradient_steps=config.gradient_steps,
+                trajectory_steps=config.trajectory_steps,
             )
             for output in outputs:
-                (output.loss / (config.gradient_accumulation_steps * config.gradient_steps)).backward()
+                (output.loss / config.gradient_accumulation_steps).backward()
                 rewards.append(output.rewards)
                 step_index = output.step_index
         for parameter in self.parameters:
