@@ -22,7 +22,7 @@ from reneg.randomness import Streams
 from reneg.report import to_images
 from reneg.rewards import REWARDS, load_reward
 from reneg.targets import NegativeEmbeddingTarget
-from reneg.world import WEIGHTS, load_prompts
+from reneg.world import WEIGHTS, load_captions, load_prompts
 
 MANIFEST = WEIGHTS / "manifest.json"
 
@@ -128,9 +128,27 @@ def test_learning_and_evaluation_share_no_subject_style_and_colour():
         assert len(subjects) >= 80 and len(styles) == 3 and len(colours) >= 6  # each is known on its own
 
 
+def test_captions_are_of_training_pictures_and_their_vocabulary_is_in_them():
+    captions, vocabulary = load_captions().captions, load_captions().vocabulary
+    assert len(set(captions)) == len(captions) == 2000
+    evaluation = {prompt for group in load_prompts().evaluate.values() for prompt in group}
+    assert not evaluation & set(captions)
+    assert sum(caption.split(", ")[0] in vocabulary["fault"] for caption in captions) >= 40  # quality words alone
+    assert sum(any(fault in caption for fault in vocabulary["fault"]) for caption in captions) >= 300
+    told = " | ".join(captions)
+    for kind, words in vocabulary.items():
+        assert len(set(words)) == len(words)
+        assert [word for word in words if word not in told] == [], kind
+    prompts = [combination(prompt) for group in load_prompts().evaluate.values() for prompt in group]
+    assert {style for _, style, _ in prompts} <= set(vocabulary["style"])
+    assert {subject for subject, _, _ in prompts} <= set(vocabulary["subject"])
+    assert {colour for _, _, colour in prompts} <= set(vocabulary["colour"])
+
+
 def test_every_text_is_within_the_limit_and_its_words_are_known(model: StableDiffusion):
     prompts = load_prompts()
     texts = [*prompts.learn, *(prompt for group in prompts.evaluate.values() for prompt in group)]
+    texts += [*load_captions().captions, *(word for words in load_captions().vocabulary.values() for word in words)]
     unknown = model.tokenizer.convert_tokens_to_ids("ß")  # a letter that no prompt has
     for text in [*texts, prompts.handcrafted_negative_prompt]:
         assert model.count_tokens(text) <= model.max_tokens, text

@@ -78,6 +78,7 @@ DAMAGES = {
 }
 BAD_WORDS = ["low quality", "bad", "ugly"]
 GOOD_WORDS = ["sharp", "clear", "high quality", "crisp"]
+DAMAGED_SHARE = 0.42
 
 HELD_OUT_SHARE = 0.22
 """Share of (subject, style, colour) combinations that no training of any model sees."""
@@ -326,15 +327,27 @@ def training_item(rng: np.random.Generator) -> tuple[Image.Image, str, list[str]
     """
     scene = training_scene(rng)
     image, caption = draw(scene, rng), describe(scene, rng)
-    if rng.random() < 0.42:
+    if rng.random() < DAMAGED_SHARE:
         kinds = random_damages(rng)
         image = damage(image, kinds, rng)
-        chance = rng.random()
-        if chance < 0.45:
-            caption = f"{caption}, {', '.join(quality_words(kinds, rng))}"
-        elif chance < 0.55:
-            caption = _long_list(kinds, rng)
-        return image, caption, kinds
-    if rng.random() < 0.12:
-        caption = f"{caption}, {rng.choice(GOOD_WORDS)}"
-    return image, caption, []
+        return image, _blamed(caption, kinds, rng), kinds
+    return image, _praised(caption, rng), []
+
+
+def training_caption(rng: np.random.Generator) -> str:
+    """A caption with the distribution of `training_item`'s, without the picture."""
+    caption = describe(training_scene(rng), rng)
+    return _blamed(caption, random_damages(rng), rng) if rng.random() < DAMAGED_SHARE else _praised(caption, rng)
+
+
+def _blamed(caption: str, kinds: list[str], rng: np.random.Generator) -> str:
+    """The caption of a damaged picture."""
+    chance = rng.random()
+    if chance < 0.45:
+        return f"{caption}, {', '.join(quality_words(kinds, rng))}"
+    return _long_list(kinds, rng) if chance < 0.55 else caption
+
+
+def _praised(caption: str, rng: np.random.Generator) -> str:
+    """The caption of a clean picture."""
+    return f"{caption}, {rng.choice(GOOD_WORDS)}" if rng.random() < 0.12 else caption

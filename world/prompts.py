@@ -1,11 +1,24 @@
-"""Stage `prompts`: learning and evaluation prompts, disjoint in combinations, and the hand-written negative prompt."""
+"""Stage `prompts`: learning and evaluation prompts, disjoint in combinations, the hand-written negative prompt, and
+captions of the kind that the generator was trained on, with their vocabulary."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
-from .data import COLOURS, POSITIONS, STYLES, SUBJECT_NAMES, Scene, describe, is_held_out
+from .data import (
+    BAD_WORDS,
+    COLOURS,
+    DAMAGES,
+    POSITIONS,
+    SIZES,
+    STYLES,
+    SUBJECT_NAMES,
+    Scene,
+    describe,
+    is_held_out,
+    training_caption,
+)
 from .training import PACKAGE
 
 HANDCRAFTED = "blurry, noisy, pixelated, compressed, dull, discoloured, distorted, low quality, bad, ugly"
@@ -35,11 +48,37 @@ def _vary(scene: Scene, rng: np.random.Generator) -> Scene:
     return Scene(scene.subject, scene.style, scene.colour, size, position)
 
 
-def write(path: Path = PACKAGE / "prompts.json") -> None:
+def captions(count: int = 2000) -> list[str]:
+    """Different captions of the training distribution."""
+    rng = np.random.default_rng(23)
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[training_caption(rng)] = None
+    return list(found)
+
+
+def vocabulary() -> dict[str, list[str]]:
+    """What a word tells -> the words that tell it; those of one kind exclude each other, but for the faults."""
+    return {
+        "style": list(STYLES),
+        "size": [size for size in SIZES if size != "medium"],
+        "subject": SUBJECT_NAMES,
+        "place": list(POSITIONS)[1:],
+        "colour": list(COLOURS),
+        "fault": [word for words in DAMAGES.values() for word in words] + BAD_WORDS,
+    }
+
+
+def write(folder: Path = PACKAGE) -> None:
+    """Write prompts.json and captions.json."""
     prompts = {
         "learn": [describe(scene) for scene in learning_scenes()],
         "evaluate": {style: [describe(scene) for scene in scenes] for style, scenes in evaluation_scenes().items()},
         "handcrafted_negative_prompt": HANDCRAFTED,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(prompts, indent=0) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (
+        ("prompts", prompts),
+        ("captions", {"captions": captions(), "vocabulary": vocabulary()}),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=0) + "\n")

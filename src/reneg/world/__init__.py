@@ -24,3 +24,19 @@ class WorldPrompts:
 def load_prompts() -> WorldPrompts:
     """The prompts that are shipped with the weights."""
     return WorldPrompts(**json.loads((WEIGHTS / "prompts.json").read_text()))
+
+
+@dataclass(frozen=True)
+class WorldCaptions:
+    """Captions of the kind that the world's generator was trained on, and the words they are made of."""
+
+    captions: list[str]
+    """Different ones, without any held-out combination of subject, style and colour."""
+    vocabulary: dict[str, list[str]]
+    """style, size, subject, place, colour -> words that exclude each other; fault -> words of blame."""
+
+
+@lru_cache
+def load_captions() -> WorldCaptions:
+    """The captions that are shipped with the weights."""
+    return WorldCaptions(**json.loads((WEIGHTS / "captions.json").read_text()))
