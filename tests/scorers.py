@@ -1,16 +1,22 @@
 """Every kind of reward on a tiny model with random weights, as `load_reward`'s loaders build it."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from tiny import MAX_TOKENS, MEAN, STD, tiny_clip, tiny_tokenizer, tiny_vision
+from PIL import Image
+from tiny import MAX_TOKENS, MEAN, STD, tiny_bert_tokenizer, tiny_clip, tiny_tokenizer, tiny_vision
 from transformers import CLIPModel
 
 from reneg.interfaces import Reward
-from reneg.rewards.aesthetic import AestheticReward, LaionAestheticReward
+from reneg.report import to_images
+from reneg.rewards.aesthetic import AestheticReward, LaionAestheticReward, make_head
 from reneg.rewards.clip import ClipReward
 from reneg.rewards.hps import convert_open_clip, open_clip_config
+from reneg.rewards.imagereward import ImageReward, ImageRewardModel, convert_image_reward, image_reward_configs
 from reneg.rewards.loading import Settings, fill
 from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 
@@ -88,10 +94,91 @@ def hps_reward(published: bool, size: int = SIZE) -> ClipReward:
     return ClipReward(model, tiny_tokenizer(), preprocess, name="tiny", scaled=False, clean=True)
 
 
+TINY_MED_CONFIG = {
+    "vocab_size": len(tiny_bert_tokenizer()),
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 40,
+    "num_attention_heads": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "encoder_width": 24,  # of no meaning, as in the original
+}
+
+
+def image_reward_shapes(
+    med_config: dict, *, width: int = 64, layers: int = 2, patches: int = 4, patch: int = 4, proj: int = 8
+) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of `ImageReward.pt`, of any size."""
+    text, inner, positions = (
+        med_config[name] for name in ("hidden_size", "intermediate_size", "max_position_embeddings")
+    )
+    picture, bert = "blip.visual_encoder.", "blip.text_encoder."
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{picture}cls_token": (1, 1, width),
+        f"{picture}pos_embed": (1, patches + 1, width),
+        f"{picture}patch_embed.proj.weight": (width, 3, patch, patch),
+        f"{picture}patch_embed.proj.bias": (width,),
+        f"{bert}embeddings.position_ids": (1, positions),
+        f"{bert}embeddings.word_embeddings.weight": (med_config["vocab_size"], text),
+        f"{bert}embeddings.position_embeddings.weight": (positions, text),
+    }
+    linear = {"blip.vision_proj": (proj, width), "blip.text_proj": (proj, text)}
+    norms = {f"{picture}norm": width, f"{bert}embeddings.LayerNorm": text}
+    for layer in range(layers):
+        block = f"{picture}blocks.{layer}."
+        norms |= {f"{block}norm1": width, f"{block}norm2": width}
+        linear |= {f"{block}attn.qkv": (3 * width, width), f"{block}attn.proj": (width, width)}
+        linear |= {f"{block}mlp.fc1": (4 * width, width), f"{block}mlp.fc2": (width, 4 * width)}
+    for layer in range(med_config["num_hidden_layers"]):
+        block = f"{bert}encoder.layer.{layer}."
+        for attention, seen in (("attention", text), ("crossattention", width)):
+            linear |= {
+                f"{block}{attention}.self.query": (text, text),
+                f"{block}{attention}.output.dense": (text, text),
+            }
+            linear |= {f"{block}{attention}.self.{part}": (text, seen) for part in ("key", "value")}
+            norms |= {f"{block}{attention}.output.LayerNorm": text}
+        linear |= {f"{block}intermediate.dense": (inner, text), f"{block}output.dense": (text, inner)}
+        norms |= {f"{block}output.LayerNorm": text}
+    widths = [text, 1024, 128, 64, 16, 1]
+    mlp = zip((0, 2, 4, 6, 7), widths, widths[1:], strict=False)
+    linear |= {f"mlp.layers.{number}": (out, into) for number, into, out in mlp}
+    shapes |= {f"{name}.weight": shape for name, shape in linear.items()}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in linear.items()}
+    return shapes | {f"{name}.{part}": (size,) for name, size in norms.items() for part in ("weight", "bias")}
+
+
+def image_reward_state() -> dict[str, torch.Tensor]:
+    """Random weights in the layout of `ImageReward.pt`."""
+    generator = torch.Generator().manual_seed(7)
+    state = {
+        # Large enough for the attention to choose, and for the picture to matter after BERT's normalisations.
+        key: torch.randn(shape, generator=generator) / (shape[-1] ** 0.5 if key.endswith("weight") else 5)
+        for key, shape in image_reward_shapes(TINY_MED_CONFIG).items()
+    }
+    norm = re.compile(r".*(norm\d?|LayerNorm)\.weight")
+    state |= {key: 1 + value / 5 for key, value in state.items() if norm.fullmatch(key)}
+    positions = "blip.text_encoder.embeddings.position_ids"
+    return state | {positions: torch.arange(state[positions].numel())[None]}
+
+
+def image_reward(published: bool) -> ImageReward:
+    """In float64, through the loader's own functions."""
+    state = convert_image_reward(image_reward_state())
+    head = make_head({key.removeprefix("head."): v for key, v in state.items() if key.startswith("head.")})
+    model = ImageRewardModel(*image_reward_configs(state, TINY_MED_CONFIG), head)
+    preprocess = ImagePreprocess(SIZE, CLIP_MEAN, CLIP_STD, published="pil" if published else None)
+    filled = fill(model, state, Settings("tiny", dtype=torch.float64))
+    return ImageReward(filled, tiny_bert_tokenizer(), preprocess, name="tiny")
+
+
 SCORERS = {
     "HPSv2.1, HPSv2.0": Scorer(hps_reward),
     "PickScore (and any CLIPModel folder)": Scorer(_clip(scaled=True)),
     "CLIPScore (cosine)": Scorer(_clip(scaled=False)),
+    "ImageReward": Scorer(image_reward),
     "LAION aesthetic (SAC MLP)": Scorer(_laion(12, 10, 8, 6, 4), reads_prompts=False),
     "LAION aesthetic (V1 linear)": Scorer(_laion(12), reads_prompts=False),
     "world/aesthetic": Scorer(_vision, reads_prompts=False),
@@ -100,3 +187,10 @@ SCORERS = {
 
 def pictures(count: int, side: int = 16) -> torch.Tensor:
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def photographs(shared_data: Path) -> torch.Tensor:
+    """Five real pictures of 512x512."""
+    paths = [shared_data / "THUDM+ImageReward" / f"{i}.webp" for i in (1, 2, 3, 4)]
+    paths.append(shared_data / "tgxs002+HPSv2" / "demo_image.jpg")
+    return to_images(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))

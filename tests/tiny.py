@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import (
+    BertTokenizer,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -34,6 +35,16 @@ def tiny_tokenizer() -> CLIPTokenizer:
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: number for number, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=MAX_TOKENS, pad_token="<|endoftext|>")
+
+
+def tiny_bert_tokenizer(*, blip: bool = True) -> BertTokenizer:
+    """Every letter is a token, at a word's beginning and within; with BLIP's two tokens, or without as BERT's own."""
+    letters = string.ascii_lowercase + string.digits + ",.*-'[]"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = BertTokenizer(vocab={token: number for number, token in enumerate(tokens)})
+    if blip:
+        tokenizer.add_tokens(["[DEC]", "[ENC]"], special_tokens=True)
+    return tokenizer
 
 
 def tiny_pipeline(dtype: torch.dtype = torch.float32, *, prediction_type: str = "epsilon") -> StableDiffusionPipeline:

@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scorers import hps_reward, open_clip_state, pictures
-from test_published import photographs
+from scorers import hps_reward, open_clip_state, photographs, pictures
 from tiny import tiny_tokenizer
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextConfig, CLIPVisionConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scorers import pictures
+from scorers import photographs, pictures
 from transformers import CLIPImageProcessor
 
 from reneg.report import to_images, to_uint8
@@ -47,12 +47,6 @@ def test_a_crop_takes_the_middle():
     for published in (None, "pil"):
         output = ImagePreprocess(8, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), published=published)(images)
         assert torch.equal(output, torch.ones(1, 3, 8, 8))
-
-
-def photographs(shared_data: Path) -> torch.Tensor:
-    paths = [shared_data / "THUDM+ImageReward" / f"{i}.webp" for i in (1, 2, 3, 4)]
-    paths.append(shared_data / "tgxs002+HPSv2" / "demo_image.jpg")
-    return to_images(np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths]))
 
 
 def test_how_far_the_differentiable_path_is_from_pil_on_real_pictures(shared_data: Path, prove):

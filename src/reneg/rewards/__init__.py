@@ -11,6 +11,7 @@ from reneg.interfaces import Reward
 from reneg.rewards.aesthetic import load_laion, load_vision
 from reneg.rewards.clip import load_cosine, load_scaled
 from reneg.rewards.hps import load_hps
+from reneg.rewards.imagereward import load_image_reward
 from reneg.rewards.loading import Kind, RewardSource, Settings
 from reneg.rewards.mixture import Mixture, parse_weight
 from reneg.rewards.own import OWN, load_own
@@ -22,10 +23,12 @@ KINDS: dict[Kind, Callable[[RewardSource, Settings], Reward]] = {
     "vision": load_vision,
     "laion": load_laion,
     "hps": load_hps,
+    "imagereward": load_image_reward,
 }
 
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 CLIP_L = "openai/clip-vit-large-patch14"
+BERT = "google-bert/bert-base-uncased"
 REWARDS: dict[str, RewardSource] = {
     # The bundled world's four: one to train on, one to monitor with, and two judges for evaluation alone.
     "world/preference": RewardSource("clip", WEIGHTS / "preference"),
@@ -38,6 +41,7 @@ REWARDS: dict[str, RewardSource] = {
     "clipscore": RewardSource("cosine", CLIP_L),  # the cosine alone: no factor 100 or 2.5, no max(0, .)
     "aesthetic": RewardSource("laion", "trl-lib/ddpo-aesthetic-predictor", "aesthetic-model.pth", CLIP_L),
     "aesthetic-v1": RewardSource("laion", None, "sa_0_4_vit_l_14_linear.pth", CLIP_L),
+    "imagereward": RewardSource("imagereward", "zai-org/ImageReward", "ImageReward.pt", BERT),
 }
 """Name -> where it is and how it is read. Rewards on the hub were never run here, only their layouts."""
 FILES: dict[str, str] = {
@@ -46,8 +50,13 @@ FILES: dict[str, str] = {
     "aesthetic-model.pth": "aesthetic",
     "sac+logos+ava1-l14-linearMSE.pth": "aesthetic",
     "sa_0_4_vit_l_14_linear.pth": "aesthetic-v1",
+    "ImageReward.pt": "imagereward",
 }
-"""Original file name -> its row of REWARDS: how a file, or a folder that holds one, is recognised."""
+"""Original file name -> its row of REWARDS: how a file, or a folder that holds one, is recognised.
+
+The same tensors as safetensors have that name with the other suffix.
+"""
+SCORERS = FILES | {f"{Path(file).stem}.safetensors": name for file, name in FILES.items()}
 HUB_ID = re.compile(r"(?!world/)[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -65,7 +74,7 @@ def find_reward(reward: str) -> tuple[str, RewardSource]:
     if path.is_file():
         return _known(path, reward)
     if path.is_dir():
-        files = [path / file for file in FILES if (path / file).is_file()]
+        files = [path / file for file in SCORERS if (path / file).is_file()]
         if len(files) > 1:
             names = ", ".join(file.name for file in files)
             raise ValueError(f"reward {reward!r} holds more than one scorer ({names}); give the file instead")
@@ -79,9 +88,12 @@ def find_reward(reward: str) -> tuple[str, RewardSource]:
 
 
 def _known(file: Path, reward: str) -> tuple[str, RewardSource]:
-    if file.name not in FILES:
-        raise ValueError(f"reward {reward!r} is no known scorer's file; its name must be one of {', '.join(FILES)}")
-    name = FILES[file.name]
+    if file.name not in SCORERS:
+        names = ", ".join(FILES)
+        raise ValueError(
+            f"reward {reward!r} is no known scorer's file; its name must be one of {names}, or that with .safetensors"
+        )
+    name = SCORERS[file.name]
     return name, replace(REWARDS[name], location=file.parent, weights=file.name)
 
 

@@ -97,16 +97,17 @@ def load_laion(source: RewardSource, settings: Settings) -> LaionAestheticReward
         ValueError: one of them is not what it should be.
     """
     file = fetch(source, str(source.weights), settings.name)
+    content = read_tensors(file, settings.name)
     try:
-        state = convert_head(read_tensors(file, settings.name))
+        state = convert_head(content)
+        head = make_head(state)
     except ValueError as error:
         raise ValueError(f"reward {settings.name!r}: {file}: {error}") from error
     local = isinstance(source.location, Path) and (source.location / "config.json").is_file()
     model = load_complete(CLIPVisionModelWithProjection, source.location if local else source.companion, settings)
-    if state["0.weight"].shape[1] != model.config.projection_dim:
-        widths = f"{state['0.weight'].shape[1]} numbers, and the CLIP model gives {model.config.projection_dim}"
+    if head[0].in_features != model.config.projection_dim:
+        widths = f"{head[0].in_features} numbers, and the CLIP model gives {model.config.projection_dim}"
         raise ValueError(f"reward {settings.name!r}: {file} reads {widths}; it belongs to CLIP ViT-L/14")
     size = model.config.image_size
     preprocess = ImagePreprocess(size, CLIP_MEAN, CLIP_STD, published="pil" if settings.published else None)
-    head = fill(make_head(state), state, settings)
-    return LaionAestheticReward(model.to(settings.device), head, preprocess, name=settings.name)
+    return LaionAestheticReward(model.to(settings.device), fill(head, state, settings), preprocess, name=settings.name)

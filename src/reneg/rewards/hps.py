@@ -120,9 +120,9 @@ def load_hps(source: RewardSource, settings: Settings) -> ClipReward:
     file = fetch(source, str(source.weights), settings.name)
     content = read_tensors(file, settings.name)
     try:
-        state = convert_open_clip(content.get("state_dict", content))
+        state = convert_open_clip(content)
         config = open_clip_config(state)
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError) as error:  # a shape of no dimensions has no length
         raise ValueError(f"reward {settings.name!r}: {file}: {error}") from error
     model = fill(CLIPModel(config), state, settings)
     size = model.config.vision_config.image_size

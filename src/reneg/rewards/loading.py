@@ -9,10 +9,11 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-Kind = Literal["clip", "cosine", "vision", "laion", "hps"]
+Kind = Literal["clip", "cosine", "vision", "laion", "hps", "imagereward"]
 """How a reward's weights are read, and its formula."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt")
 
@@ -99,20 +100,24 @@ def fetch(source: RewardSource, file: str, name: str) -> Path:
         raise ValueError(f"reward {name!r}: the hub did not give {file} of {home} ({reason})") from error
 
 
-def read_tensors(file: Path, name: str) -> dict[str, Any]:
-    """The content of a `torch.save` file; one with anything but tensors and plain values is refused unexecuted.
+def read_tensors(file: Path, name: str) -> dict[str, Tensor]:
+    """The state dict of a safetensors or `torch.save` file, where it may lie under `state_dict` beside plain values.
 
     Raises:
-        ValueError: so, or the file is missing or damaged.
+        ValueError: there is none, the file is missing or damaged, or it holds code, which is not executed.
     """
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if file.suffix == ".safetensors":
+            content = load_file(file)
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"reward {name!r}: {file} cannot be read as tensors ({reason})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"reward {name!r}: {file} holds a {type(content).__name__}, not a state dict")
-    return content
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise ValueError(f"reward {name!r}: {file} holds something that is not a state dict")
+    return state
 
 
 def fill(model: torch.nn.Module, state: dict[str, Tensor], settings: Settings) -> Any:
