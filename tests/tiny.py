@@ -148,6 +148,13 @@ def save_tiny_reward(folder: Path, *, seed: int = 1, size: int = 8) -> Path:
     return folder
 
 
+def tiny_text_encoder() -> CLIPTextModel:
+    """Of `MAX_TOKENS` tokens of `WIDTH`, for a pipeline that a test puts together itself."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return CLIPTextModel(_text_config())
+
+
 def _text_config() -> CLIPTextConfig:
     vocabulary = len(tiny_tokenizer())
     return CLIPTextConfig(

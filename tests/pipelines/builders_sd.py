@@ -60,8 +60,9 @@ def controlnet_settings(xl: bool) -> Pool:
     return settings | {"conditioning_embedding_out_channels": (4, 8)}
 
 
-def vae(channels: int = 4, shift_factor: float | None = None) -> AutoencoderKL:
+def vae(channels: int = 4, shift_factor: float | None = None, out_channels: int = 3) -> AutoencoderKL:
     model = AutoencoderKL(
+        out_channels=out_channels,
         shift_factor=shift_factor,
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,

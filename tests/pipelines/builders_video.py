@@ -11,14 +11,12 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     MochiTransformer3DModel,
-    MotionAdapter,
     SkyReelsV2Transformer3DModel,
     UniPCMultistepScheduler,
     WanTransformer3DModel,
 )
-from pipelines import builders_sd as sd
 from pipelines.families import POOLED, TOKENS, WIDTH, call_arguments, flow, hand_made, padded
-from pipelines.harness import Case, Family, Pool, noise
+from pipelines.harness import Case, Family, Pool
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
 CLIP_32 = {"height": 32, "width": 32, "num_frames": 5}
@@ -91,36 +89,6 @@ def hunyuan_components() -> Pool:
     return {"transformer": transformer, "scheduler": flow()}
 
 
-def adapter() -> MotionAdapter:
-    return MotionAdapter(
-        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=4, motion_num_attention_heads=2
-    )
-
-
-def animate_components() -> Pool:
-    return {**sd.components(), "motion_adapter": adapter()}
-
-
-def animate_xl_components() -> Pool:
-    return {**sd.xl_components(), "motion_adapter": adapter()}
-
-
-def frames(arguments: Pool) -> Pool:
-    return arguments | {"latents": noise(6, 3, 4, 2, sd.SIDE // 2, sd.SIDE // 2), "num_frames": 2}
-
-
-ANIMATE = Family(
-    animate_components, lambda count: frames(sd.arguments(count)), sd.hand_made, sd.TOKENS, sd.WIDTH, per_image=False
-)
-ANIMATE_XL = Family(
-    animate_xl_components,
-    lambda count: frames(sd.xl_arguments(count)),
-    sd.xl_hand_made,
-    sd.TOKENS,
-    sd.WIDTH,
-    sd.POOLED,
-    per_image=False,
-)
 HUNYUAN = Family(
     hunyuan_components,
     partial(
@@ -154,7 +122,4 @@ CASES = [
     Case("CogVideoXPipeline", COGVIDEOX),
     Case("MochiPipeline", padded(mochi_components, 256, (4, 2, 4, 4), per_image=True, masked=True, **CLIP_32)),
     Case("HunyuanVideoPipeline", HUNYUAN),
-    Case("AnimateDiffPipeline", ANIMATE, several_images=False),
-    Case("AnimateDiffPAGPipeline", ANIMATE, several_images=False),
-    Case("AnimateDiffSDXLPipeline", ANIMATE_XL, several_images=False),
 ]

@@ -1,10 +1,13 @@
 """Every class that runs tiny, and why the others do not."""
 
+from pipelines.builders_animate import CASES as ANIMATE_CASES
 from pipelines.builders_image import CASES as IMAGE_CASES
+from pipelines.builders_older import CASES as OLDER_CASES
 from pipelines.builders_sd import CASES as SD_CASES
+from pipelines.builders_sd_more import CASES as MORE_SD_CASES
 from pipelines.builders_video import CASES as VIDEO_CASES
 
-CASES = [*SD_CASES, *IMAGE_CASES, *VIDEO_CASES]
+CASES = [*SD_CASES, *MORE_SD_CASES, *ANIMATE_CASES, *IMAGE_CASES, *OLDER_CASES, *VIDEO_CASES]
 
 _NOT_BUILT = "no tiny pipeline was built for it"
 _ENCODERS = "its second text encoder must be loaded, and no tiny one was built"
@@ -13,8 +16,8 @@ _REASONS = (
     (
         _ENCODERS,
         """
-        HunyuanDiTPipeline HunyuanDiTControlNetPipeline HunyuanDiTPAGPipeline HiDreamImagePipeline
-        HunyuanImagePipeline HunyuanVideo15Pipeline HunyuanVideo15ImageToVideoPipeline AudioLDM2Pipeline
+        HiDreamImagePipeline HunyuanImagePipeline HunyuanVideo15Pipeline HunyuanVideo15ImageToVideoPipeline
+        AudioLDM2Pipeline
         """,
     ),
     (
@@ -24,45 +27,25 @@ _REASONS = (
     (
         _NOT_BUILT,
         """
-        StableDiffusionDepth2ImgPipeline StableDiffusionUpscalePipeline
-        StableDiffusionInstructPix2PixPipeline StableUnCLIPPipeline StableUnCLIPImg2ImgPipeline
-        AnimateDiffControlNetPipeline AnimateDiffSparseControlNetPipeline AnimateDiffVideoToVideoPipeline
-        AnimateDiffVideoToVideoControlNetPipeline PIAPipeline TextToVideoSDPipeline
-        VideoToVideoSDPipeline I2VGenXLPipeline AltDiffusionPipeline AltDiffusionImg2ImgPipeline
-        StableDiffusionControlNetXSPipeline StableDiffusionAttendAndExcitePipeline
-        StableDiffusionDiffEditPipeline StableDiffusionGLIGENPipeline
-        StableDiffusionGLIGENTextImagePipeline StableDiffusionLDM3DPipeline
-        StableDiffusionPanoramaPipeline StableDiffusionSAGPipeline StableDiffusionInpaintPipelineLegacy
-        StableDiffusionModelEditingPipeline StableDiffusionParadigmsPipeline
-        StableDiffusionPix2PixZeroPipeline StableDiffusionXLControlNetUnionPipeline
-        StableDiffusionXLControlNetUnionImg2ImgPipeline StableDiffusionXLControlNetUnionInpaintPipeline
-        StableDiffusionXLControlNetXSPipeline StableDiffusionXLInstructPix2PixPipeline
-        TextToVideoZeroSDXLPipeline Kandinsky6TI2VAPipeline StableDiffusion3ControlNetInpaintingPipeline
-        SanaControlNetPipeline SanaVideoPipeline SanaImageToVideoPipeline AllegroPipeline PRXPipeline
-        PRXPixelPipeline FluxKontextInpaintPipeline Flux2KleinPipeline Flux2KleinInpaintPipeline
-        QwenImageInpaintPipeline QwenImageControlNetPipeline QwenImageControlNetInpaintPipeline
-        QwenImage21Pipeline WanImageToVideoPipeline WanVACEPipeline WanAnimatePipeline
-        SkyReelsV2ImageToVideoPipeline SkyReelsV2DiffusionForcingPipeline
-        SkyReelsV2DiffusionForcingImageToVideoPipeline SkyReelsV2DiffusionForcingVideoToVideoPipeline
-        ChronoEditPipeline LucyEditPipeline AnyFlowPipeline AnyFlowFARPipeline HeliosPipeline
-        HeliosPyramidPipeline CosmosTextToWorldPipeline CosmosVideoToWorldPipeline
-        Cosmos2TextToImagePipeline Cosmos2VideoToWorldPipeline CogVideoXImageToVideoPipeline
-        CogVideoXVideoToVideoPipeline CogVideoXFunControlPipeline ConsisIDPipeline BriaPipeline
-        Cosmos2_5_PredictBasePipeline Cosmos2_5_TransferPipeline LTXConditionPipeline
-        LTXImageToVideoPipeline LTX2Pipeline LTX2ConditionPipeline LTX2ImageToVideoPipeline
-        LTX2InContextPipeline LTX2HDRPipeline LuminaPipeline ChromaImg2ImgPipeline ChromaInpaintPipeline
-        MotifVideoPipeline MotifVideoImage2VideoPipeline KolorsPipeline KolorsImg2ImgPipeline
-        KolorsPAGPipeline CogView4ControlPipeline GlmImagePipeline OvisImagePipeline LongCatImagePipeline
-        LongCatImageEditPipeline ZImageInpaintPipeline ZImageControlNetPipeline
-        ZImageControlNetInpaintPipeline ZImageOmniPipeline ErnieImagePipeline Krea2Pipeline
-        BriaFibo2Pipeline NucleusMoEImagePipeline HunyuanVideoImageToVideoPipeline
+        Kandinsky6TI2VAPipeline StableDiffusion3ControlNetInpaintingPipeline SanaControlNetPipeline
+        SanaVideoPipeline SanaImageToVideoPipeline AllegroPipeline PRXPipeline PRXPixelPipeline
+        FluxKontextInpaintPipeline Flux2KleinPipeline Flux2KleinInpaintPipeline QwenImageInpaintPipeline
+        QwenImageControlNetPipeline QwenImageControlNetInpaintPipeline QwenImage21Pipeline
+        WanImageToVideoPipeline WanVACEPipeline WanAnimatePipeline SkyReelsV2ImageToVideoPipeline
+        SkyReelsV2DiffusionForcingPipeline SkyReelsV2DiffusionForcingImageToVideoPipeline
+        SkyReelsV2DiffusionForcingVideoToVideoPipeline ChronoEditPipeline LucyEditPipeline AnyFlowPipeline
+        AnyFlowFARPipeline HeliosPipeline HeliosPyramidPipeline CosmosTextToWorldPipeline
+        CosmosVideoToWorldPipeline Cosmos2TextToImagePipeline Cosmos2VideoToWorldPipeline
+        CogVideoXImageToVideoPipeline CogVideoXVideoToVideoPipeline CogVideoXFunControlPipeline
+        ConsisIDPipeline BriaPipeline Cosmos2_5_PredictBasePipeline Cosmos2_5_TransferPipeline
+        LTXConditionPipeline LTXImageToVideoPipeline LTX2Pipeline LTX2ConditionPipeline
+        LTX2ImageToVideoPipeline LTX2InContextPipeline LTX2HDRPipeline LuminaPipeline ChromaImg2ImgPipeline
+        ChromaInpaintPipeline MotifVideoPipeline MotifVideoImage2VideoPipeline CogView4ControlPipeline
+        GlmImagePipeline OvisImagePipeline LongCatImagePipeline LongCatImageEditPipeline ZImageInpaintPipeline
+        ZImageControlNetPipeline ZImageControlNetInpaintPipeline ZImageOmniPipeline ErnieImagePipeline
+        Krea2Pipeline BriaFibo2Pipeline NucleusMoEImagePipeline HunyuanVideoImageToVideoPipeline
         HunyuanVideoFramepackPipeline HunyuanSkyreelsImageToVideoPipeline HunyuanImageRefinerPipeline
-        EasyAnimatePipeline EasyAnimateControlPipeline EasyAnimateInpaintPipeline IFPipeline
-        IFImg2ImgPipeline IFInpaintingPipeline IFSuperResolutionPipeline IFImg2ImgSuperResolutionPipeline
-        IFInpaintingSuperResolutionPipeline LattePipeline UniDiffuserPipeline WuerstchenPriorPipeline
-        WuerstchenCombinedPipeline StableCascadePriorPipeline StableCascadeCombinedPipeline
-        AmusedPipeline AmusedImg2ImgPipeline AmusedInpaintPipeline Kandinsky3Pipeline
-        Kandinsky3Img2ImgPipeline StableDiffusionLatentUpscalePipeline StableAudioPipeline
+        EasyAnimatePipeline EasyAnimateControlPipeline EasyAnimateInpaintPipeline StableAudioPipeline
         StableAudio3Pipeline
         """,
     ),

@@ -1,10 +1,12 @@
 """Tiny pipelines of one family, called with ready-made embeddings: how every class of the table is tested."""
 
 import inspect
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from typing import Any
 
 import diffusers
@@ -13,8 +15,15 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from reneg.negative import NegativeEmbedding
+from reneg.pipelines import encode_null, find_row
 
 Pool = dict[str, Any]
+HIDDEN = {
+    "KolorsPipeline": "kolors.pipeline_kolors",
+    "KolorsPAGPipeline": "pag.pipeline_pag_kolors",
+    "ConsisIDPipeline": "consisid.pipeline_consisid",
+}
+"""Class -> its module, where sentencepiece or OpenCV would have to be there for its text or face encoders."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Family:
     masked: bool = False
     per_image: bool = True
     """Whether the right negative arguments of one prompt and two images are those of two prompts."""
+    filled: Callable[[Any, int], Pool] = lambda pipe, count: {}
+    """Pipeline, number of prompts -> what a further text encoder makes of "", written out by hand."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +61,8 @@ class Case:
     slow: bool = False
     several_images: bool = True
     """Whether two pictures of a prompt can be asked for."""
+    runs_without_guidance: bool = True
+    """Whether the class takes a negative embedding while its guidance is off; a few fail then."""
 
     def pipeline(self) -> Any:
         return build(self.name, deepcopy({**family_components(self.family.components), **self.components}))
@@ -77,6 +90,9 @@ class Case:
         pool = {**self.family.arguments(3), **self.arguments}
         named = inspect.signature(type(pipe).__call__).parameters
         chosen = {name: choose(name, value) for name, value in pool.items() if name in named and value is not None}
+        for name in ("prompt", "image"):  # some classes name these without a default, and take None
+            if name in named and named[name].default is inspect.Parameter.empty:
+                chosen.setdefault(name, None)
         with torch.random.fork_rng():
             torch.manual_seed(0)  # some classes encode pictures without their generator
             return first_tensor(pipe(**{**chosen, "return_dict": False, **negative}))
@@ -99,7 +115,7 @@ def first_tensor(output: Any) -> Tensor:
     """The pictures, frames or sounds of a pipeline's output."""
     if isinstance(output, BaseOutput):  # some classes ignore return_dict for latents
         output = output.to_tuple()
-    if isinstance(output, tuple):
+    while isinstance(output, tuple):
         output = output[0]
     return (torch.stack(output) if isinstance(output, list) else torch.as_tensor(output)).detach().float()
 
@@ -125,7 +141,13 @@ def revive(module: torch.nn.Module) -> None:
 
 
 def pipeline_class(name: str) -> type:
-    return getattr(diffusers, name)
+    """A class of diffusers, also where diffusers hides it for want of a package that only its encoders need."""
+    found = getattr(diffusers, name)
+    if found.__module__.startswith("diffusers.utils.dummy"):
+        with warnings.catch_warnings():  # of the module as it is imported
+            warnings.simplefilter("ignore")
+            return getattr(import_module(f"diffusers.pipelines.{HIDDEN[name]}"), name)
+    return found
 
 
 def build(name: str, pool: Pool) -> Any:
@@ -150,15 +172,27 @@ def generators() -> PerPrompt:
     return PerPrompt(torch.Generator().manual_seed(100 + i) for i in range(3))
 
 
-def file(family: Family, seed: int) -> NegativeEmbedding:
-    """A file that fits a family; its last token is masked where the family masks."""
+def file(family: Family, seed: int, null: Tensor | None = None) -> NegativeEmbedding:
+    """A file that fits a family; its last token is masked where the family masks.
+
+    Args:
+        null: the encoding of "", where a text encoder is loaded.
+    """
     embeds = 5 * noise(seed, 1, family.tokens, family.width)  # far enough from zero to be seen among padded tokens
     mask = None
     if family.masked:
         mask = torch.ones(1, family.tokens)
         mask[:, -1] = 0
     pooled = None if family.pooled is None else noise(seed + 50, 1, family.pooled)
-    return NegativeEmbedding(embeds, noise(0, 1, family.tokens, family.width), {}, pooled, mask)
+    if null is None:
+        null = noise(0, 1, family.tokens, family.width)
+    return NegativeEmbedding(embeds, null, {}, pooled, mask)
+
+
+def null_text(pipe: Any) -> Tensor | None:
+    """The encoding of "" of a pipeline's loaded text encoder."""
+    null = encode_null(pipe, find_row(pipe))
+    return None if null is None else null.prompt_embeds
 
 
 def repeated(tensor: Tensor | None, count: int) -> Tensor:

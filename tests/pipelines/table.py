@@ -16,11 +16,12 @@ below. This page is written by `pytest tests/pipelines --pipelines-table docs/pi
 do not edit it.
 
 Each class that could be built here ran on tiny random weights on a CPU, in float32, with ready-made prompt embeddings
-and without its text encoders. "Proven" says for how many prompts at once:
+and without text encoders, except where the class asks them for more. "Proven" says for how many prompts at once:
 
 - the output equals that of arguments written out by hand, to the last bit;
 - another file changes the output (column "effect": largest difference, relative to the largest value);
 - the prompts in one call equal a call for each (column "one call or three": largest difference, relative likewise);
+- at the scale of column "off at", another file changes nothing, to the last bit;
 - where the class repeats a prompt's row itself, two pictures of a prompt in one call equal two prompts in one call.
 
 "By signature only" means that the arguments were read in the class's source, and that it did not run here.

@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from pipelines.cases import CASES
-from pipelines.harness import file, noise
+from pipelines.harness import file, noise, null_text
 from tiny import MAX_TOKENS, WIDTH, tiny_pipeline
 
 from reneg.negative import NegativeEmbedding
@@ -109,6 +109,24 @@ def test_warns_where_the_classes_own_guidance_is_off(name: str, off: float | Non
         negative.for_pipeline(pipe, guidance_scale=on)
 
 
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [
+        ("StableDiffusionPipeline", True),
+        ("StableDiffusionXLPipeline", True),
+        ("StableDiffusionUpscalePipeline", False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_unet_that_takes_the_scale_turns_guidance_off_where_the_class_gives_it_one(name: str, warned: bool):
+    pipe, negative = case_pipeline(name)
+    pipe.unet.register_to_config(time_cond_proj_dim=8)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        negative.for_pipeline(pipe)
+    assert any("this checkpoint takes the guidance scale as an input" in str(w.message) for w in caught) == warned
+
+
 @pytest.mark.parametrize("name", sorted(REFUSED))
 def test_classes_that_take_none_are_refused_with_the_reason(name: str):
     with pytest.raises(ValueError, match=f"{name} takes no negative embedding: ") as error:
@@ -133,6 +151,17 @@ def test_a_pooled_vector_that_the_file_lacks_is_asked_for():
     pipe, negative = case_pipeline("StableDiffusionXLPipeline")
     with pytest.raises(ValueError, match="needs negative_pooled_prompt_embeds, which the file does not hold"):
         replace(negative, negative_pooled_prompt_embeds=None).for_pipeline(pipe)
+
+
+def test_a_pooled_vector_that_the_file_lacks_is_that_of_the_null_text():
+    pipe, _ = case_pipeline("StableCascadePriorPipeline")
+    null = null_text(pipe)
+    negative = file(next(case for case in CASES if case.name == "StableCascadePriorPipeline").family, 1, null)
+    kwargs = replace(negative, negative_pooled_prompt_embeds=None).for_pipeline(pipe, num_prompts=2)
+    tokens = pipe.tokenizer("", padding="max_length", return_tensors="pt")
+    with torch.no_grad():
+        expected = pipe.text_encoder(**tokens).text_embeds
+    assert torch.equal(kwargs["negative_prompt_embeds_pooled"], expected.reshape(1, 1, -1).expand(2, 1, -1))
 
 
 def test_longer_files_lengthen_the_prompts():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pipelines.cases import CASES, UNTESTED
-from pipelines.harness import Case, file
+from pipelines.harness import Case, file, null_text
 
 from reneg.negative import NegativeEmbedding
 from reneg.pipelines import PIPELINES
@@ -15,6 +15,9 @@ from reneg.pipelines import PIPELINES
 pytestmark = [  # of the libraries, about themselves
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:In CPU autocast"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation"),
+    pytest.mark.filterwarnings("ignore:torch.meshgrid"),
+    pytest.mark.filterwarnings("ignore:Default grid_sample"),
 ]
 SCALE = 3.0
 FLOAT_NOISE = 1e-7
@@ -29,27 +32,42 @@ NOISE = 2e-5
 def test_class(case: Case, record: Callable[..., None]):
     pipe = case.pipeline()
     count = 1 if case.one_prompt else 3
-    negative, other = file(case.family, 1), file(case.family, 2)
+    null = null_text(pipe)
+    negative, other = file(case.family, 1, null), file(case.family, 2, null)
 
     everything = case.call(pipe, range(count), negative.for_pipeline(pipe, num_prompts=count, guidance_scale=SCALE))
     size = float(everything.abs().max())
     assert everything.isfinite().all() and size > 0
-    by_hand = case.call(pipe, range(count), case.family.hand_made(negative, count))
+    by_hand = case.call(pipe, range(count), case.family.hand_made(negative, count) | case.family.filled(pipe, count))
     assert torch.equal(everything, by_hand)
 
-    singles = torch.cat(
-        [case.call(pipe, range(i, i + 1), negative.for_pipeline(pipe, guidance_scale=SCALE)) for i in range(count)]
-    )
-    batch = float((everything - singles.reshape(everything.shape)).abs().max()) / size
+    singles = [
+        case.call(pipe, range(i, i + 1), negative.for_pipeline(pipe, guidance_scale=SCALE)) for i in range(count)
+    ]
+    batch = float((everything - torch.cat(singles).reshape(everything.shape)).abs().max()) / size
     assert batch <= NOISE
 
-    changed = case.call(pipe, range(count), other.for_pipeline(pipe, num_prompts=count, guidance_scale=SCALE))
-    effect = float((everything - changed).abs().max()) / size
+    changed = case.call(pipe, range(1), other.for_pipeline(pipe, guidance_scale=SCALE))
+    effect = float((singles[0] - changed).abs().max()) / size
     assert effect > 100 * max(batch, FLOAT_NOISE)
+    assert not without_guidance(case, pipe, negative, other)
     images = two_images(case, pipe, negative)
     assert images is None or images <= NOISE
     measured = {"batch": batch, "effect": effect, "images": images}
     record(case.name, prompts=count, one_prompt=case.one_prompt, **measured)
+
+
+def without_guidance(case: Case, pipe: Any, *files: NegativeEmbedding) -> bool:
+    """Whether files still differ at the scale where the table says that guidance is off, for one prompt."""
+    row = PIPELINES[case.name]
+    if row.scale is None or not case.runs_without_guidance:  # a guider's scale is no argument
+        return False
+    outputs = []
+    for negative in files:
+        with pytest.warns(UserWarning, match="is off, so the negative embedding has no effect"):
+            arguments = negative.for_pipeline(pipe, guidance_scale=row.off)
+        outputs.append(case.call(pipe, range(1), {**arguments, row.scale: row.off}))
+    return not torch.equal(outputs[0], outputs[1])
 
 
 def two_images(case: Case, pipe: Any, negative: NegativeEmbedding) -> float | None:

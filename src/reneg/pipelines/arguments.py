@@ -51,7 +51,7 @@ def encode_null(pipe: Any, row: PipelineRow) -> Conditioning | None:
             (t for t in returned[1:] if isinstance(t, Tensor) and t.ndim == row.pooled_dims and t.is_floating_point()),
             None,
         )
-    return Conditioning(embeds, pooled)
+    return Conditioning(embeds, None if pooled is None else pooled.reshape(1, -1))
 
 
 def pipeline_arguments(
@@ -120,7 +120,7 @@ def warn_without_guidance(pipe: Any, row: PipelineRow, guidance_scale: float | N
         reason = f"{where} is {scale}; give more than {row.off:g}"
     elif pipe.config.get("is_distilled"):
         reason = "this checkpoint is distilled to run without it"
-    elif pipe.components.get("unet") is not None and pipe.unet.config.get("time_cond_proj_dim") is not None:
+    elif hasattr(pipe, "get_guidance_scale_embedding") and pipe.unet.config.get("time_cond_proj_dim") is not None:
         reason = "this checkpoint takes the guidance scale as an input"
     if reason is not None:
         warnings.warn(
@@ -143,6 +143,7 @@ def _encode(pipe: Any, also: dict[str, int]) -> tuple[Any, ...] | None:
         return None
     given = {
         "device": pipe._execution_device,
+        "batch_size": 1,
         "num_images_per_prompt": 1,
         "num_videos_per_prompt": 1,
         "do_classifier_free_guidance": False,

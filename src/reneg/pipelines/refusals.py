@@ -72,6 +72,14 @@ _REASONS: tuple[tuple[str, str], ...] = (
         "StableCascadeDecoderPipeline",
     ),
     (
+        "its guidance compares the prompt with noise in the text's place, and it drops a given negative embedding",
+        "UniDiffuserPipeline",
+    ),
+    (
+        "it drops the pooled vector given to it and then fails for want of it",
+        "KolorsImg2ImgPipeline",
+    ),
+    (
         "its guidance compares the prompt with edits of it, and the negative branch is the inverted picture's own",
         "LEditsPPPipelineStableDiffusion LEditsPPPipelineStableDiffusionXL",
     ),

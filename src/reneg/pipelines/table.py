@@ -174,7 +174,7 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
     ),
     (
         PipelineRow(pooled=POOLED, per_image=False, per_image_exceptions=(EMBEDS,)),
-        "KolorsPipeline KolorsImg2ImgPipeline KolorsPAGPipeline",
+        "KolorsPipeline KolorsPAGPipeline",
     ),
     (_FREE, "CogView4Pipeline CogView4ControlPipeline GlmImagePipeline OvisImagePipeline"),
     (_FREE, "LongCatImagePipeline LongCatImageEditPipeline"),
@@ -220,7 +220,7 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         _CLIP,
         """
         IFPipeline IFImg2ImgPipeline IFInpaintingPipeline IFSuperResolutionPipeline IFImg2ImgSuperResolutionPipeline
-        IFInpaintingSuperResolutionPipeline LattePipeline UniDiffuserPipeline WuerstchenPriorPipeline
+        IFInpaintingSuperResolutionPipeline LattePipeline WuerstchenPriorPipeline
         """,
     ),
     (PipelineRow(per_image=False, scale="prior_guidance_scale"), "WuerstchenCombinedPipeline"),
