@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reneg.algorithm import training_steps
+from reneg.interfaces import Conditioning
 from reneg.models import load_model
 from reneg.monitor import Monitor, sum_up
 from reneg.randomness import Streams, prompt_index
@@ -42,7 +43,7 @@ def main() -> None:
     monitor = Monitor(model, reward, load_reward("world/monitor"), watched, num_prompts=24, seed=SEED, **SAMPLING)
 
     def look(direction: Tensor) -> dict[str, float]:
-        negative = target.negative([parameter + direction]).detach()
+        negative = Conditioning((parameter + direction).detach())
         means = sum_up([monitor.measure(negative, batch) for batch in monitor.batches]).means
         return {name: round(mean, 4) for name, mean in means.items()}
 

@@ -31,8 +31,8 @@ def make_checkpoint(step: int) -> Checkpoint:
     return Checkpoint(
         step=step,
         parameters=[embedding],
-        initial=[torch.ones(1, 3, 4)],
-        optimizer=[{"step": torch.tensor(float(step)), "exp_avg": first, "exp_avg_sq": second.square()}],
+        fingerprint=[torch.ones(1, 3, 4)],
+        optimizer={2: {"step": torch.tensor(float(step)), "exp_avg": first, "exp_avg_sq": second.square()}},
         best=Best(step, 0.1 + step, [embedding]),
         metrics_rows=step + 1,
         settings={"learning_rate": 0.05, "grad_step_range": [20, 29]},
@@ -48,8 +48,9 @@ def assert_same_checkpoint(left: Checkpoint, right: Checkpoint) -> None:
         right.environment,
     )
     assert torch.equal(left.parameters[0], right.parameters[0])
-    assert torch.equal(left.initial[0], right.initial[0])
-    assert_same_state(left.optimizer[0], right.optimizer[0])
+    assert torch.equal(left.fingerprint[0], right.fingerprint[0])
+    assert left.optimizer.keys() == right.optimizer.keys() == {2}  # the first two had no gradient yet
+    assert_same_state(left.optimizer[2], right.optimizer[2])
     assert left.best is not None and right.best is not None
     assert (left.best.step, left.best.value) == (right.best.step, right.best.value)
     assert torch.equal(left.best.parameters[0], right.best.parameters[0])
@@ -143,7 +144,7 @@ def test_round_trip_and_rotation(tmp_path: Path) -> None:
 def test_holds_no_pickle_and_is_readable_by_others(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, make_checkpoint(10), total_limit=1)
     assert sorted(file.name for file in path.iterdir()) == ["state.json", "state.safetensors"]
-    assert {"parameter.0", "optimizer.0.exp_avg", "best.0"} <= load_file(path / "state.safetensors").keys()
+    assert {"parameter.0", "optimizer.2.exp_avg", "best.0"} <= load_file(path / "state.safetensors").keys()
     assert json.loads((path / "state.json").read_text())["step"] == 10
     assert path.stat().st_mode & 0o777 == 0o755
     assert all(file.stat().st_mode & 0o777 == 0o644 for file in path.iterdir())
@@ -175,7 +176,7 @@ def test_refuses_a_damaged_checkpoint(tmp_path: Path, damage: str) -> None:
     elif damage == "missing":
         tensors.unlink()
     else:
-        state.write_text(state.read_text().replace("reneg-checkpoint/1", "reneg-checkpoint/9"))
+        state.write_text(state.read_text().replace("reneg-checkpoint/2", "reneg-checkpoint/9"))
     with pytest.raises(ValueError, match="is no usable checkpoint .*; give an earlier") as error:
         load_checkpoint(path)
     assert "\n" not in str(error.value)

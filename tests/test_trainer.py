@@ -198,7 +198,7 @@ def test_reward_rises_on_the_tiny_model_and_only_the_embedding_changes(tmp_path:
     learner.run()
     looks = [row for row in timeless(tmp_path) if row["kind"] == "validation"]
     assert float(looks[-1]["reward"]) > float(looks[0]["reward"])
-    assert not torch.equal(learner.parameters[0], learner.initial[0])
+    assert not torch.equal(learner.state.parameters[0], learner.state.initial[0])
     for module, old in zip(modules, before, strict=True):
         assert all(torch.equal(value, old[name]) for name, value in module.state_dict().items())
         assert all(parameter.grad is None for parameter in module.parameters())
@@ -218,7 +218,7 @@ def test_best_state_by_the_monitor_is_the_result(tmp_path: Path) -> None:
     assert saved.null_prompt_embeds is not None
     assert torch.equal(saved.negative_prompt_embeds, saved.null_prompt_embeds)
     assert last.metadata["step"] == "8"
-    assert torch.equal(last.negative_prompt_embeds, learner.parameters[0].detach().float())
+    assert torch.equal(last.negative_prompt_embeds, learner.state.parameters[0].detach().float())
 
 
 def test_without_a_monitor_the_last_state_is_the_result(tmp_path: Path, no_report: None) -> None:

@@ -23,7 +23,7 @@ def predict_guided(
     timestep: Real[Tensor, ""],
     positive: Conditioning,
     negative: Conditioning,
-    guidance_scale: float,
+    guidance_scale: float | Float[Tensor, ""],
 ) -> Float[Tensor, "b c h w"]:
     """Eq. 5 with both branches in one batch, as diffusers' pipelines run it: for sampling."""
     both = Conditioning.concatenate(negative, positive)
@@ -37,7 +37,7 @@ def predict_guided_with_graph(
     timestep: Real[Tensor, ""],
     positive: Conditioning,
     negative: Conditioning,
-    guidance_scale: float,
+    guidance_scale: float | Float[Tensor, ""],
     policy: GradientPolicy,
 ) -> Float[Tensor, "b c h w"]:
     """Eq. 5 with a graph in the branches that the policy names only.
@@ -59,7 +59,7 @@ def denoise(
     timesteps: Real[Tensor, " n"],
     positive: Conditioning,
     negative: Conditioning,
-    guidance_scale: float,
+    guidance_scale: float | Float[Tensor, ""],
     generators: list[torch.Generator],
 ) -> Float[Tensor, "b c h w"]:
     """The trajectory x_T … x_t over some timesteps, without a gradient."""
@@ -75,7 +75,7 @@ def one_step_x0(
     timestep: Real[Tensor, ""],
     positive: Conditioning,
     negative: Conditioning,
-    guidance_scale: float,
+    guidance_scale: float | Float[Tensor, ""],
     policy: GradientPolicy,
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
     """Eq. 6: the clean latents predicted from x_t in one step, and the guided prediction; no gradient enters x_t."""
@@ -93,7 +93,7 @@ def denoise_fast(
     timesteps: Real[Tensor, " n"],
     positive: Conditioning,
     negative: Conditioning,
-    guidance_scale: float,
+    guidance_scale: float | Float[Tensor, ""],
 ) -> Float[Tensor, "b c h w"]:
     """The trajectory from the first of some timesteps to the last in as many steps as lie between, without a gradient.
 
@@ -124,7 +124,7 @@ def reach(
     step_index: int,
     positive: Conditioning,
     negative: Conditioning,
-    guidance_scale: float,
+    guidance_scale: float | Float[Tensor, ""],
     generators: list[torch.Generator],
     trajectory_steps: int | None,
 ) -> Float[Tensor, "b c h w"]:
@@ -156,6 +156,7 @@ def training_steps(
 
     Args:
         prompts: one per generator of `streams`.
+        guidance_scale: of the settings; the target may learn its own.
         grad_step_range: first and last step_index that may carry the gradient, both included.
         gradient_steps: how many of them carry one; 1 is the paper's method.
         trajectory_steps: reach the first of them in so many steps of `denoise_fast`; None takes the sampler's own.
@@ -164,13 +165,14 @@ def training_steps(
     latents, done = model.initial_latents(streams.noise(model)), 0
     for step_index in streams.step_indices(grad_step_range, gradient_steps):
         positive, negative = target.condition(model, prompts)
-        fixed = positive.detach(), negative.detach(), guidance_scale, streams.generators
+        scale = target.guidance_scale(guidance_scale)
+        fixed = positive.detach(), negative.detach(), scale, streams.generators
         if done == 0:
             latents = reach(model, latents, timesteps, step_index, *fixed, trajectory_steps)
         else:
             latents = denoise(model, latents, timesteps[done:step_index], *fixed)
         timestep, done = timesteps[step_index], step_index + 1
-        x0, prediction = one_step_x0(model, latents, timestep, positive, negative, guidance_scale, target.policy)
+        x0, prediction = one_step_x0(model, latents, timestep, positive, negative, scale, target.policy)
         yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps)
         latents = model.step(prediction.detach(), timestep, latents, streams.generators)
 

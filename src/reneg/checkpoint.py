@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-FORMAT = "reneg-checkpoint/1"
+FORMAT = "reneg-checkpoint/2"
 TENSORS, STATE = "state.safetensors", "state.json"
 NAME = re.compile(r"checkpoint-(\d{6,})")
 
@@ -51,10 +51,10 @@ class Checkpoint:
     step: int
     """Optimiser steps done."""
     parameters: list[Tensor]
-    initial: list[Tensor]
-    """The parameters before the first step: the fingerprint of the model they belong to."""
-    optimizer: list[dict[str, Tensor]]
-    """The optimiser's tensors, one dict a parameter; empty before the first step."""
+    fingerprint: list[Tensor]
+    """Of the model that they belong to, as the target tells it."""
+    optimizer: dict[int, dict[str, Tensor]]
+    """The optimiser's tensors by the parameter's number; none for a parameter that never had a gradient."""
     best: Best | None
     metrics_rows: int
     """Rows of metrics.jsonl that belong to this state."""
@@ -124,7 +124,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             step=state["step"],
             parameters=_unflatten(tensors, "parameter"),
-            initial=_unflatten(tensors, "initial"),
+            fingerprint=_unflatten(tensors, "fingerprint"),
             optimizer=_unflatten_optimizer(tensors),
             best=best,
             metrics_rows=state["metrics_rows"],
@@ -194,8 +194,8 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
     best = checkpoint.best
     tensors = {
         **{f"parameter.{i}": tensor for i, tensor in enumerate(checkpoint.parameters)},
-        **{f"initial.{i}": tensor for i, tensor in enumerate(checkpoint.initial)},
-        **{f"optimizer.{i}.{key}": t for i, state in enumerate(checkpoint.optimizer) for key, t in state.items()},
+        **{f"fingerprint.{i}": tensor for i, tensor in enumerate(checkpoint.fingerprint)},
+        **{f"optimizer.{i}.{key}": t for i, state in checkpoint.optimizer.items() for key, t in state.items()},
         **{f"best.{i}": tensor for i, tensor in enumerate(best.parameters if best else [])},
     }
     # Copies, because safetensors refuses tensors that share memory.
@@ -221,13 +221,13 @@ def _unflatten(tensors: dict[str, Tensor], prefix: str) -> list[Tensor]:
     return [tensors[f"{prefix}.{i}"] for i in range(len(names))]
 
 
-def _unflatten_optimizer(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+def _unflatten_optimizer(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
             states.setdefault(int(number), {})[key] = tensor
-    return [states[number] for number in sorted(states)]
+    return states
 
 
 def _hash(path: Path) -> str:

@@ -34,10 +34,11 @@ EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
 def _learn(config: LearnConfig) -> None:
     from reneg.learning import learn
+    from reneg.run_folder import result_names
 
     learn(config)
-    print(f"Embedding: {config.output_dir / 'negative_embedding.safetensors'}")
-    print(f"Report:    {config.output_dir / 'report.html'}")
+    print(f"Result: {config.output_dir / result_names(config.target)[0]}")
+    print(f"Report: {config.output_dir / 'report.html'}")
 
 
 def _generate(config: GenerateConfig) -> None:

@@ -13,6 +13,7 @@ import yaml
 CONFIGS = Path(__file__).parent / "configs"
 MOST_COPIES = 64
 """Of one picture's latents that DRaFT-LV noises again; more say nothing new."""
+TargetName = Literal["negative_embedding", "embedding_and_scale", "lora", "denoiser", "text_encoder"]
 PRESETS: dict[str, Path] = {
     "world": CONFIGS / "world.yaml",
     "sdxl": CONFIGS / "sdxl.yaml",
@@ -75,10 +76,15 @@ class ModelConfig:
 
 @dataclass
 class LearnConfig(ModelConfig):
-    """Learn a negative embedding (§4.2)."""
+    """Learn a negative embedding (§4.2), or train weights by the same loop."""
 
     output_dir: Path = Path("runs/learn")
-    """Run folder: config, metrics, checkpoints, samples, report and the embedding."""
+    """Run folder: config, metrics, checkpoints, samples, report and the result."""
+    target: TargetName = "negative_embedding"
+    """What is trained: the negative embedding (§4.2), with a guidance scale learned along, LoRA of the denoiser, all
+    of its weights (ReFL) or the text encoder's (TextCraftor). Each has its own learning rate (docs/targets.md)."""
+    lora_rank: int = 8
+    """Rank of LoRA; alpha is the same. "rank r = 8 and r = 16" (§4.1)."""
     reward: list[str] | str = "world/preference"
     """The reward that is maximised; "HPSv2.1" (§4.2) with Stable Diffusion. Several as NAME=WEIGHT, the flag repeated,
     are each divided by their spread before learning; your own is MODULE:FUNCTION (docs/rewards.md)."""
@@ -147,7 +153,7 @@ class LearnConfig(ModelConfig):
         super().__post_init__()
         self._require_positive("train_batch_size", "gradient_accumulation_steps", "max_train_steps")
         self._require_positive("checkpointing_steps", "checkpoints_total_limit")
-        self._require_positive("validation_steps", "num_validation_prompts")
+        self._require_positive("validation_steps", "num_validation_prompts", "lora_rank")
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
         warm_up, steps = self.lr_warmup_steps, self.max_train_steps
         require(0 <= warm_up <= steps, f"--lr_warmup_steps {warm_up}: must be 0 to max_train_steps ({steps})")

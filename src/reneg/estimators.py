@@ -37,12 +37,13 @@ def draft_steps(
     timesteps = model.set_timesteps(num_inference_steps)
     first = num_inference_steps - gradient_steps
     positive, negative = target.condition(model, prompts)
-    fixed = positive.detach(), negative.detach(), guidance_scale, streams.generators
+    scale = target.guidance_scale(guidance_scale)
+    fixed = positive.detach(), negative.detach(), scale, streams.generators
     latents = model.initial_latents(streams.noise(model))
     latents = reach(model, latents, timesteps, first, *fixed, trajectory_steps)
     policy = target.policy
     for timestep in timesteps[first:]:
-        prediction = predict_guided_with_graph(model, latents, timestep, positive, negative, guidance_scale, policy)
+        prediction = predict_guided_with_graph(model, latents, timestep, positive, negative, scale, policy)
         latents = model.step(prediction, timestep, latents, streams.generators)
         policy = GradientPolicy(positive=True, negative=True)  # from here on the latents themselves have a graph
     yield score(model, reward, latents, prompts, first, share=1.0)
@@ -72,15 +73,17 @@ def draft_lv_steps(
     """
     timesteps = model.set_timesteps(num_inference_steps)
     positive, negative = target.condition(model, prompts)
-    fixed = positive.detach(), negative.detach(), guidance_scale, streams.generators
+    scale = target.guidance_scale(guidance_scale)
+    fixed = positive.detach(), negative.detach(), scale, streams.generators
     last = num_inference_steps - 1
     latents = reach(model, model.initial_latents(streams.noise(model)), timesteps, last, *fixed, trajectory_steps)
     clean = denoise(model, latents, timesteps[last:], *fixed)
     for step_index in streams.cycle(grad_step_range, gradient_steps):
         positive, negative = target.condition(model, prompts)
+        scale = target.guidance_scale(guidance_scale)
         alpha, sigma = model.alpha_sigma(timesteps[step_index])
         noised = (alpha * clean + sigma * streams.noise(model)).to(clean.dtype)
-        x0, _ = one_step_x0(model, noised, timesteps[step_index], positive, negative, guidance_scale, target.policy)
+        x0, _ = one_step_x0(model, noised, timesteps[step_index], positive, negative, scale, target.policy)
         yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps)
 
 

@@ -7,7 +7,8 @@ the scorer's own units, and higher is better.
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Real
@@ -128,7 +129,7 @@ class DiffusionModel(Protocol):
         ...
 
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
-        """[b] texts -> their encodings, without a graph."""
+        """[b] texts -> their encodings, without a graph unless the encoder's weights are trained."""
         ...
 
     def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
@@ -173,6 +174,24 @@ class DiffusionModel(Protocol):
 
 
 @runtime_checkable  # so that the tests can check types at run time
+class PipelineModel(DiffusionModel, Protocol):
+    """A model made of a diffusers pipeline's components: what the targets that train weights ask beyond the rest."""
+
+    pipe: Any
+    """The pipeline."""
+
+    @property
+    def denoiser(self) -> Any:
+        """The UNet or transformer, a module."""
+        ...
+
+    @property
+    def encoders(self) -> list[Any]:
+        """The text encoders, modules."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
 class Reward(Protocol):
     """A frozen, differentiable scorer."""
 
@@ -184,6 +203,24 @@ class Reward(Protocol):
 
 
 @runtime_checkable  # so that the tests can check types at run time
+class Artifact(Protocol):
+    """What a learning run leaves: a negative embedding, or weights of the model."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """How it was learned."""
+        ...
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically."""
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """What it is and how it was learned, as label -> text."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
 class Target(Protocol):
     """What is trained, and which branches of the denoiser therefore keep a graph."""
 
@@ -191,6 +228,22 @@ class Target(Protocol):
 
     def parameters(self) -> list[torch.nn.Parameter]: ...
 
+    def fingerprint(self) -> list[Tensor]:
+        """What tells the model that a state belongs to from others, for resumed runs; far apart for other models."""
+        ...
+
+    def guidance_scale(self, configured: float) -> float | Float[Tensor, ""]:
+        """The scale of Eq. 5, given the one of the settings; a tensor with a graph where it is learned."""
+        ...
+
+    def negative(self) -> Conditioning:
+        """The negative conditioning of one prompt, in the present state."""
+        ...
+
     def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        """The (positive, negative) conditioning of a batch of prompts; the negative one carries the graph."""
+        """The (positive, negative) conditioning of a batch of prompts, with the graphs that the policy names."""
+        ...
+
+    def artifact(self, metadata: dict[str, str]) -> Artifact:
+        """The present state as a file's content, detached."""
         ...

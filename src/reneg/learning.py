@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -13,17 +13,21 @@ from reneg.negatives import check_prompt_lengths
 from reneg.rewards import load_mixture, load_reward
 from reneg.rewards.own import as_reward
 from reneg.run_folder import check_run_folder, learning_prompts
+from reneg.targets.weights import Weights
 from reneg.trainer import Learner, make_accelerator
 
 
-def learn(config: LearnConfig, reward: Callable[[Tensor, Sequence[str]], Any] | None = None) -> NegativeEmbedding:
-    """Learn a negative embedding; everything that the run makes is in `config.output_dir`.
+def learn(
+    config: LearnConfig, reward: Callable[[Tensor, Sequence[str]], Any] | None = None
+) -> NegativeEmbedding | Weights:
+    """Learn a negative embedding, or what `config.target` names; all that the run makes is in `config.output_dir`.
 
     Args:
         reward: of images `[b, 3, h, w]` in [0, 1] and prompts -> `[b]`, differentiable, instead of `config.reward`.
 
     Returns:
-        What `negative_embedding.safetensors` holds: the state that the monitor liked best, or the last without one.
+        What the run's file holds, a NegativeEmbedding, or Weights for the targets that train the model's own: the
+        state that the monitor liked best, or the last without one.
 
     Raises:
         ValueError: a setting is not usable, a prompt too long, or the folder holds another run; in one line.
@@ -42,4 +46,5 @@ def learn(config: LearnConfig, reward: Callable[[Tensor, Sequence[str]], Any] | 
     check_prompt_lengths(prompts, model, source=config.prompts)
     reward = load_mixture(config.reward, device=device) if reward is None else reward
     monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
-    return Learner(config, model, reward, monitor, prompts, accelerator).run()
+    artifact = Learner(config, model, reward, monitor, prompts, accelerator).run()
+    return cast(NegativeEmbedding | Weights, artifact)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from reneg.files import write_atomically
 from reneg.metrics import Row
-from reneg.negative import NegativeEmbedding, describe
 from reneg.report import Section, image_grid, plot_lines, write_report
 
 SMOOTHING = 10
@@ -27,7 +26,8 @@ def write_samples(
 def write_learning_report(
     path: Path,
     rows: Sequence[Row],
-    negative: NegativeEmbedding,
+    step: int,
+    facts: dict[str, str],
     settings: dict[str, str],
     prompts: Sequence[str],
     before: Float[Tensor, "b 3 H W"],
@@ -37,43 +37,43 @@ def write_learning_report(
 
     Args:
         rows: of metrics.jsonl.
-        negative: the embedding that the run gives.
+        step: whose state is the run's result.
+        facts: about the result.
         settings: resolved, as flag -> value.
         prompts: of the pictures, one each.
-        before: with the null text.
-        after: with the embedding, from the same noises.
+        before: with the null text, before learning.
+        after: with the result, from the same noises.
     """
     updates = [row for row in rows if row["kind"] == "update"]
     looks = [row for row in rows if row["kind"] == "validation"]
-    step = negative.metadata["step"]
     scale = max(1, 128 // before.shape[-1])
     captions = "\n\n".join(f"{number}. {prompt}" for number, prompt in enumerate(prompts, 1))
     pair = image_grid(torch.cat([before, after]), columns=len(before), scale=scale)
     sections = [
         Section(
             "Result",
-            "Means over fixed learning prompts, two fixed noises each, fully sampled. What an embedding is worth is "
+            "Means over fixed learning prompts, two fixed noises each, fully sampled. What the result is worth is "
             "decided by reneg evaluate, on other prompts and by rewards that learning never saw.",
             table=_comparison(looks, step),
         ),
         Section(
             "Pictures",
-            f"Above the null text, below the embedding of step {step}, from the same noises. From left to right:\n\n"
-            + captions,
-            images=[("Null text above, learned negative embedding below", pair)],
+            f"Above the null text, before learning, below the result of step {step}, from the same noises. "
+            "From left to right:\n\n" + captions,
+            images=[("The null text above, what was learned below", pair)],
         ),
         Section("Training reward", _smoothing_note(updates), figure_svg=_reward_curve(updates)),
         *_look_sections(looks),
         *_update_sections(updates),
-        Section("The file", table=_table(describe(negative), "fact")),
+        Section("The file", table=_table(facts, "fact")),
         Section("Settings", table=_table(settings, "setting")),
     ]
-    write_report(path, "Learning a negative embedding", sections)
+    write_report(path, "Learning from a reward", sections)
 
 
-def _comparison(looks: Sequence[Row], step: str) -> list[dict[str, str]]:
-    names = {int(step): f"learned, step {step}", 0: "null text"}
-    chosen = [row for row in looks if str(row["step"]) in ("0", step) or row is looks[-1]]
+def _comparison(looks: Sequence[Row], step: int) -> list[dict[str, str]]:
+    names = {step: f"learned, step {step}", 0: "null text"}
+    chosen = [row for row in looks if row["step"] in (0, step) or row is looks[-1]]
     measures = ("monitor", "reward", *_parts(looks), "saturation", "clipped", "diversity")
     return [
         {"": names.get(int(row["step"]), f"last, step {row['step']}")}
@@ -127,7 +127,7 @@ def _look_sections(looks: Sequence[Row]) -> list[Section]:
 
 def _update_sections(updates: Sequence[Row]) -> list[Section]:
     names = {
-        "distance": ("Distance from the null text", "relative to its norm"),
+        "distance": ("Distance from the start", "relative to its norm"),
         "grad_norm": ("Gradient norm", "norm"),
         "learning_rate": ("Learning rate", "rate"),
     }

@@ -98,10 +98,11 @@ class Monitor:
         return [self.prompts[i] for i in self._shown]
 
     @torch.no_grad()
-    def measure(self, negative: Conditioning, batch: range) -> Pictures:
-        """Sample and measure one of `batches`."""
+    def measure(self, negative: Conditioning, batch: range, *, guidance_scale: float | None = None) -> Pictures:
+        """Sample and measure one of `batches`; a guidance scale that was learned takes the place of the monitor's."""
         prompts = [self.prompts[number // NOISES] for number in batch]
-        images = self._generate(negative, prompts, picture_generators(self._seed, batch.start, len(batch)))
+        generators = picture_generators(self._seed, batch.start, len(batch))
+        images = self._generate(negative, prompts, generators, guidance_scale)
         if isinstance(self._reward, Mixture):
             rewards = self._reward.parts(images, prompts)
         else:
@@ -132,13 +133,17 @@ class Monitor:
         return replace(look, means={"reward": mixture.combine(look.means)} | look.means)
 
     @torch.no_grad()
-    def show(self, negative: Conditioning) -> Float[Tensor, "b 3 H W"]:
+    def show(self, negative: Conditioning, *, guidance_scale: float | None = None) -> Float[Tensor, "b 3 H W"]:
         """The pictures of the grids alone, from the same noises as `measure`'s."""
         generators = [picture_generators(self._seed, i * NOISES, 1)[0] for i in self._shown]
-        return self._generate(negative, self.shown_prompts, generators).cpu()
+        return self._generate(negative, self.shown_prompts, generators, guidance_scale).cpu()
 
     def _generate(
-        self, negative: Conditioning, prompts: list[str], generators: list[torch.Generator]
+        self,
+        negative: Conditioning,
+        prompts: list[str],
+        generators: list[torch.Generator],
+        guidance_scale: float | None,
     ) -> Float[Tensor, "b 3 H W"]:
         noise = picture_noise(self._model, generators)
         return generate(
@@ -146,7 +151,7 @@ class Monitor:
             prompts,
             negative,
             noise,
-            guidance_scale=self._guidance_scale,
+            guidance_scale=self._guidance_scale if guidance_scale is None else guidance_scale,
             num_inference_steps=self._num_inference_steps,
             generators=generators,
         )

@@ -89,6 +89,10 @@ class NegativeEmbedding:
             self.negative_prompt_embeds, self.negative_pooled_prompt_embeds, self.negative_prompt_attention_mask
         )
 
+    def facts(self) -> dict[str, str]:
+        """What it is and how it was learned, as label -> text."""
+        return describe(self)
+
     def for_pipeline(
         self,
         pipe: Any,

@@ -26,12 +26,12 @@ from reneg.metrics import Row
 from reneg.prompts import read_prompts
 from reneg.provenance import code_version
 from reneg.randomness import prompt_index
+from reneg.targets import TARGETS
 from reneg.world import load_prompts
 
 logger = logging.getLogger(__name__)
 
 CONFIG, METRICS, REPORT, SAMPLES = "config.yaml", "metrics.jsonl", "report.html", "samples"
-FINAL, LAST = "negative_embedding.safetensors", "negative_embedding_last.safetensors"
 FREE = {
     "output_dir",
     "report_to",
@@ -44,6 +44,15 @@ FREE = {
 """Settings that may change at a restart, because the result does not depend on them; prompts count by content."""
 
 
+def result_names(target: str) -> tuple[str, str]:
+    """The file names of a target's best and last state in a run folder."""
+    best = Path(TARGETS[target].file_name)
+    return best.name, f"{best.stem}_last{best.suffix}"
+
+
+ALL_RESULTS = sorted({name for target in TARGETS for name in result_names(target)})
+
+
 def check_run_folder(config: LearnConfig) -> None:
     """Make the run folder; refuse one that cannot be written, or that holds a run which was not asked to go on.
 
@@ -52,7 +61,7 @@ def check_run_folder(config: LearnConfig) -> None:
     """
     folder, wanted = config.output_dir, config.resume_from_checkpoint
     make_output_dir(folder)
-    used = [name for name in (FINAL, LAST) if (folder / name).exists()] + [p.name for p in list_checkpoints(folder)]
+    used = [name for name in ALL_RESULTS if (folder / name).exists()] + [p.name for p in list_checkpoints(folder)]
     if wanted is None:
         if used:
             raise ValueError(
@@ -83,7 +92,7 @@ def sample_prompts(config: LearnConfig, prompts: Sequence[str], numbers: Sequenc
 def clean_run_folder(folder: Path) -> None:
     """Delete the half-written files of a killed run."""
     (folder / SAMPLES).mkdir(exist_ok=True)
-    clean_leftovers(folder, ("checkpoint-", CONFIG, METRICS, REPORT, FINAL, LAST))
+    clean_leftovers(folder, ("checkpoint-", CONFIG, METRICS, REPORT, *ALL_RESULTS))
     clean_leftovers(folder / SAMPLES, ("step-",))
 
 
@@ -120,15 +129,17 @@ def plain_settings(config: LearnConfig) -> dict[str, Setting]:
     return json.loads(json.dumps(asdict(config), default=str))
 
 
-def embedding_metadata(
+def learning_metadata(
     config: LearnConfig,
     settings: dict[str, Setting],
     model: DiffusionModel,
     num_prompts: int,
     step: int,
     rows: Sequence[Row],
+    *,
+    guidance_scale: float,
 ) -> dict[str, str]:
-    """How the embedding of a step was learned, for its file; the same however often the run was interrupted.
+    """How the state of a step was learned, for its file; the same however often the run was interrupted.
 
     Args:
         settings: of `result_settings`.
@@ -136,11 +147,13 @@ def embedding_metadata(
         num_prompts: learned from.
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
+        guidance_scale: the state's, learned or not.
     """
     metadata = {
+        "target": config.target,
         "base_model": config.model,
         "family": model.family,
-        "guidance_scale": str(config.guidance_scale),
+        "guidance_scale": str(guidance_scale),
         "guidance_formula": "pred_uncond + guidance_scale * (pred_cond - pred_uncond)",
         "num_inference_steps": str(config.num_inference_steps),
         "scheduler": model.scheduler_name,

@@ -14,44 +14,35 @@ from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
 
-from reneg.checkpoint import (
-    Best,
-    Checkpoint,
-    check_settings,
-    checkpoint_name,
-    find_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from reneg.checkpoint import check_settings, checkpoint_name, find_checkpoint, load_checkpoint, save_checkpoint
 from reneg.config import LearnConfig
 from reneg.estimators import ESTIMATORS
-from reneg.interfaces import DiffusionModel, Reward
+from reneg.interfaces import Artifact, DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
 from reneg.models import check_device
 from reneg.monitor import Monitor, relative_distance, reward_statistics
-from reneg.negative import FINGERPRINT_TOLERANCE, NegativeEmbedding
 from reneg.progress import progress_bar
 from reneg.randomness import Streams
 from reneg.rewards.mixture import Mixture
 from reneg.run_folder import (
-    FINAL,
-    LAST,
     METRICS,
     REPORT,
     SAMPLES,
     check_run_folder,
     clean_run_folder,
     discard_newer_checkpoints,
-    embedding_metadata,
     environment,
+    learning_metadata,
     plain_settings,
+    result_names,
     result_settings,
     sample_prompts,
     write_config,
 )
 from reneg.schedule import learning_rate_factor, sample_numbers
-from reneg.targets import NegativeEmbeddingTarget
+from reneg.targets import make_target
+from reneg.training_state import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +83,9 @@ class Learner:
     ):
         self.config, self.model, self.reward, self.prompts = config, model, reward, prompts
         self.accelerator, self.folder = accelerator, config.output_dir
-        self.target = NegativeEmbeddingTarget(model)
-        self.parameters = self.target.parameters()
-        self.initial = [parameter.detach().clone() for parameter in self.parameters]
-        # Neither foreach nor fused: one plain kernel after the other gives the same sums everywhere.
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            foreach=False,
-            fused=False,
-        )
+        self.target = make_target(model, config)
+        self.state = TrainingState(self.target, config)
+        self._final, self._last = (self.folder / name for name in result_names(config.target))
         self.monitor = Monitor(
             model,
             reward,
@@ -116,32 +98,29 @@ class Learner:
         )
         self.metrics = MetricsLog(self.folder / METRICS)
         self._settings = result_settings(config, prompts, accelerator.num_processes)
-        self.step = 0
-        """Updates done."""
-        self.best: Best | None = None
         self._null_images: Tensor | None = None
 
-    def run(self) -> NegativeEmbedding:
+    def run(self) -> Artifact:
         """Learn from the start, or from the checkpoint that the configuration names, to the last step."""
         config = self.config
         resumed = self._start()
         with progress_bar(config.max_train_steps, enabled=self.accelerator.is_main_process) as show:
             if not resumed:
                 self._look()
-            while self.step < config.max_train_steps:
-                row = self._update()
-                last = self.step == config.max_train_steps
-                if last or self.step % config.validation_steps == 0:
+            while (step := self.state.step) < config.max_train_steps:
+                row, step = self._update(), step + 1
+                last = step == config.max_train_steps
+                if last or step % config.validation_steps == 0:
                     self._look()
-                if last or self.step % config.checkpointing_steps == 0:
+                if last or step % config.checkpointing_steps == 0:
                     self._save()
-                show(self.step, row, self.best)
-        negative = self._export()
+                show(step, row, self.state.best)
+        artifact = self._export()
         if self.accelerator.is_main_process:
-            self._write_report(negative)
+            self._write_report(artifact)
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
-        return negative
+        return artifact
 
     def _start(self) -> bool:
         """Prepare the folder and take up the checkpoint that was asked for; whether there was one."""
@@ -159,15 +138,15 @@ class Learner:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             # Newer checkpoints go before their metrics rows, so that a kill in between leaves none without its rows.
-            discard_newer_checkpoints(self.folder, self.step)
+            discard_newer_checkpoints(self.folder, self.state.step)
             if path is None:
                 self.metrics.restart(-1)
             else:
-                self.metrics.restart(self.step, path.parent / METRICS)
+                self.metrics.restart(self.state.step, path.parent / METRICS)
             if self.metrics.count < rows:
                 logger.warning("%s lacks %d rows of earlier steps", METRICS, rows - self.metrics.count)
             write_config(config, accelerator.num_processes)
-        facts = (self.model.name, len(self.prompts), self.step, config.max_train_steps, self.folder)
+        facts = (self.model.name, len(self.prompts), self.state.step, config.max_train_steps, self.folder)
         logger.info("learning on %s from %d prompts, from step %d to %d, in %s", *facts)
         accelerator.init_trackers("reneg", config={name: str(value) for name, value in self._settings.items()})
         return path is not None
@@ -176,19 +155,13 @@ class Learner:
         """Take up a checkpoint's state; the number of metrics rows that belong to it."""
         checkpoint = load_checkpoint(path)
         check_settings(checkpoint.settings, self._settings, path)
-        for saved, now in zip(checkpoint.initial, self.initial, strict=True):
-            if saved.shape != now.shape or (saved.to(now) - now).norm() > FINGERPRINT_TOLERANCE * now.norm():
-                raise ValueError(f"{path} was made with another text encoder than that of --model {self.model.name}")
+        if not self.state.restore(checkpoint):
+            raise ValueError(
+                f"{path} was made with another text encoder or weights than those of --model {self.model.name}"
+            )
         then, today = checkpoint.environment, environment()
         if then != today:
             logger.warning("%s was made with %s; going on with %s, the last bits may differ", path, then, today)
-        with torch.no_grad():
-            for own, saved in [(self.parameters, checkpoint.parameters), (self.initial, checkpoint.initial)]:
-                for tensor, value in zip(own, saved, strict=True):
-                    tensor.copy_(value)
-        state = {"state": dict(enumerate(checkpoint.optimizer))}
-        self.optimizer.load_state_dict(state | {"param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.step, self.best = checkpoint.step, checkpoint.best
         if isinstance(self.reward, Mixture):
             self.reward.scales = checkpoint.reward_scales
         logger.info("going on from %s", path)
@@ -197,26 +170,22 @@ class Learner:
     def _update(self) -> Row:
         """One optimiser step over the global batch (§4.2)."""
         config, start = self.config, time.perf_counter()
-        factor = learning_rate_factor(config.lr_scheduler, self.step, config.max_train_steps, config.lr_warmup_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * factor
+        done = self.state.step
+        factor = learning_rate_factor(config.lr_scheduler, done, config.max_train_steps, config.lr_warmup_steps)
         rewards, step_index = self._gradient()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=False)
+        norm = torch.nn.utils.get_total_norm(self.state.gradients(), foreach=False)
         self._check_update(rewards, norm)
         if config.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, config.max_grad_norm, norm, foreach=False)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
+            torch.nn.utils.clip_grads_with_norm_(self.state.parameters, config.max_grad_norm, norm, foreach=False)
+        self.state.update(config.learning_rate * factor)
         row: Row = {
             "kind": "update",
-            "step": self.step,
+            "step": self.state.step,
             **reward_statistics(rewards),
             **self._part_means(),
             "step_index": step_index,
             "grad_norm": float(norm),
-            "distance": relative_distance(self.parameters, self.initial),
+            "distance": relative_distance(self.state.parameters, self.state.initial),
             "learning_rate": config.learning_rate * factor,
             "seconds": round(time.perf_counter() - start, 3),
         }
@@ -229,7 +198,7 @@ class Learner:
         rewards, step_index = [], 0
         for micro_batch in range(config.gradient_accumulation_steps):
             numbers = sample_numbers(
-                self.step,
+                self.state.step,
                 accelerator.process_index,
                 micro_batch,
                 train_batch_size=config.train_batch_size,
@@ -241,7 +210,7 @@ class Learner:
                 self.target,
                 self.reward,
                 sample_prompts(config, self.prompts, numbers),
-                Streams(config.seed, self.step, numbers, antithetic=config.antithetic),
+                Streams(config.seed, self.state.step, numbers, antithetic=config.antithetic),
                 guidance_scale=config.guidance_scale,
                 num_inference_steps=config.num_inference_steps,
                 grad_step_range=config.grad_step_range,
@@ -252,8 +221,8 @@ class Learner:
                 (output.loss / config.gradient_accumulation_steps).backward()
                 rewards.append(output.rewards)
                 step_index = output.step_index
-        for parameter in self.parameters:
-            parameter.grad = cast(Tensor, accelerator.reduce(parameter.grad, "mean"))
+        for gradient in self.state.gradients():
+            gradient.copy_(cast(Tensor, accelerator.reduce(gradient, "mean")))
         return cast(Tensor, accelerator.gather(torch.cat(rewards))), step_index
 
     def _part_means(self) -> dict[str, float]:
@@ -263,41 +232,51 @@ class Learner:
 
     def _look(self) -> None:
         """Let the monitor look at the present state, and keep the state if it is the best so far."""
-        start, accelerator = time.perf_counter(), self.accelerator
-        negative = self.target.negative(self.parameters).detach()
+        start, accelerator, step = time.perf_counter(), self.accelerator, self.state.step
+        negative, scale = self.target.negative().detach(), self._guidance_scale()
         mine = self.monitor.batches[accelerator.process_index :: accelerator.num_processes]
-        look = self.monitor.sum_up(gather_object([self.monitor.measure(negative, batch) for batch in mine]))
+        parts = [self.monitor.measure(negative, batch, guidance_scale=scale) for batch in mine]
+        look = self.monitor.sum_up(gather_object(parts))
         self._check_look(look.means)
-        if self.step == 0:
+        if step == 0:
             self._null_images = look.images
-        value = look.means.get("monitor")
-        if value is not None and (self.best is None or value > self.best.value):
-            self.best = Best(self.step, value, [parameter.detach().clone() for parameter in self.parameters])
+        if "monitor" in look.means:
+            self.state.keep_if_best(look.means["monitor"])
         seconds = round(time.perf_counter() - start, 3)
-        self._record({"kind": "validation", "step": self.step, **look.means, "seconds": seconds})
+        self._record({"kind": "validation", "step": step, **look.means, "guidance_scale": scale, "seconds": seconds})
         if accelerator.is_main_process:
-            write_samples(self.folder / SAMPLES / f"step-{self.step:06d}.png", self._shown_before(), look.images)
+            write_samples(self.folder / SAMPLES / f"step-{step:06d}.png", self._shown_before(), look.images)
         facts = ", ".join(f"{name} {mean:.4g}" for name, mean in look.means.items())
-        best = "" if self.best is None else f" (best monitor: step {self.best.step})"
-        logger.info("step %d of %d: %s%s", self.step, self.config.max_train_steps, facts, best)
+        best = "" if self.state.best is None else f" (best monitor: step {self.state.best.step})"
+        logger.info("step %d of %d: %s%s", step, self.config.max_train_steps, facts, best)
+
+    def _guidance_scale(self) -> float:
+        """That of the target's present state."""
+        with torch.no_grad():
+            return float(self.target.guidance_scale(self.config.guidance_scale))
 
     def _shown_before(self) -> Float[Tensor, "b 3 H W"]:
-        """The grids' pictures with the null text; a resumed run has to sample them again."""
+        """The grids' pictures before learning; a resumed run has to sample them again."""
         if self._null_images is None:
-            self._null_images = self.monitor.show(self.target.negative(self.initial))
+            self._null_images = self._show(self.state.initial)
         return self._null_images
+
+    def _show(self, parameters: Sequence[Tensor]) -> Float[Tensor, "b 3 H W"]:
+        """The grids' pictures with another state than the present one."""
+        with self.state.holding(parameters):
+            return self.monitor.show(self.target.negative().detach(), guidance_scale=self._guidance_scale())
 
     def _check_update(self, rewards: Float[Tensor, " b"], norm: Float[Tensor, ""]) -> None:
         """Stop on NaN or infinity before it reaches the embedding; all processes see the same values, so all stop."""
         broken = [name for name, value in (("reward", rewards), ("gradient", norm)) if not value.isfinite().all()]
         if not broken:
             return
-        kept = "nothing was learned yet"
-        if self.step > 0:
-            kept = f"the state after step {self.step} is kept in {self._save()}"
+        kept, done = "nothing was learned yet", self.state.step
+        if done > 0:
+            kept = f"the state after step {done} is kept in {self._save()}"
             self._export()
         raise FloatingPointError(
-            f"step {self.step + 1}: the {' and the '.join(broken)} became NaN or infinite; {kept}; {REMEDY}"
+            f"step {done + 1}: the {' and the '.join(broken)} became NaN or infinite; {kept}; {REMEDY}"
         )
 
     def _check_look(self, means: dict[str, float]) -> None:
@@ -306,13 +285,13 @@ class Learner:
         if not broken:
             return
         kept = "nothing was learned yet"
-        if self.best is not None:
-            kept = f"the best state, of step {self.best.step}, is kept in {self.folder / FINAL}"
+        if self.state.best is not None:
+            kept = f"the best state, of step {self.state.best.step}, is kept in {self._final}"
             if self.accelerator.is_main_process:
-                self._embedding(self.best.step, self.best.parameters).save(self.folder / FINAL)
+                self._artifact(*self.state.result).save(self._final)
         raise FloatingPointError(
-            f"step {self.step}: the {' and the '.join(broken)} of the monitor's pictures became NaN or infinite; "
-            f"{kept}; {REMEDY}"
+            f"step {self.state.step}: the {' and the '.join(broken)} of the monitor's pictures became NaN or "
+            f"infinite; {kept}; {REMEDY}"
         )
 
     def _record(self, row: Row) -> None:
@@ -323,15 +302,10 @@ class Learner:
 
     def _save(self) -> Path:
         """Write a checkpoint of the present state."""
-        path = self.folder / checkpoint_name(self.step)
+        path = self.folder / checkpoint_name(self.state.step)
         if self.accelerator.is_main_process:
             self.metrics.sync()
-            checkpoint = Checkpoint(
-                step=self.step,
-                parameters=[parameter.detach() for parameter in self.parameters],
-                initial=self.initial,
-                optimizer=[self.optimizer.state[p] for p in self.parameters if p in self.optimizer.state],
-                best=self.best,
+            checkpoint = self.state.checkpoint(
                 metrics_rows=self.metrics.count,
                 settings=self._settings,
                 environment=environment(),
@@ -341,28 +315,38 @@ class Learner:
         self.accelerator.wait_for_everyone()
         return path
 
-    def _export(self) -> NegativeEmbedding:
-        """Write the best and the last state as embeddings; the best is the run's result."""
-        last = self._embedding(self.step, self.parameters)
-        best = last if self.best is None else self._embedding(self.best.step, self.best.parameters)
+    def _export(self) -> Artifact:
+        """Write the best and the last state as files; the best is the run's result."""
+        best = self._artifact(*self.state.result)
         if self.accelerator.is_main_process:
-            last.save(self.folder / LAST)
-            best.save(self.folder / FINAL)
+            self._artifact(self.state.step, self.state.parameters).save(self._last)
+            best.save(self._final)
         return best
 
-    def _embedding(self, step: int, parameters: Sequence[Tensor]) -> NegativeEmbedding:
-        rows = read_rows(self.metrics.path)
-        metadata = embedding_metadata(self.config, self._settings, self.model, len(self.prompts), step, rows)
-        return NegativeEmbedding.learned(self.target.negative(parameters), self.initial[0], metadata)
+    def _artifact(self, step: int, parameters: Sequence[Tensor]) -> Artifact:
+        """The state of a step as a file's content."""
+        with self.state.holding(parameters):
+            metadata = learning_metadata(
+                self.config,
+                self._settings,
+                self.model,
+                len(self.prompts),
+                step,
+                read_rows(self.metrics.path),
+                guidance_scale=self._guidance_scale(),
+            )
+            return self.target.artifact(metadata)
 
-    def _write_report(self, negative: NegativeEmbedding) -> None:
+    def _write_report(self, artifact: Artifact) -> None:
+        step, parameters = self.state.result
         write_learning_report(
             self.folder / REPORT,
             read_rows(self.metrics.path),
-            negative,
+            step,
+            artifact.facts(),
             {name: str(value) for name, value in plain_settings(self.config).items()},
             self.monitor.shown_prompts,
             self._shown_before(),
-            self.monitor.show(negative.conditioning().to(self.model.device)),
+            self._show(parameters),
         )
-        logger.info("the embedding of step %s is in %s", negative.metadata["step"], self.folder / FINAL)
+        logger.info("the result, of step %d, is in %s", step, self._final)

@@ -86,7 +86,7 @@ def test_learning_normalises_by_the_first_look_and_logs_each_part(tmp_path: Path
     mixture = fakes()
     learner = fake_learner(quick(tmp_path, validation_steps=4), reward=mixture)
     learner.run()
-    negative = learner.target.negative(learner.initial)
+    negative = learner.model.null_conditioning()
     parts = [learner.monitor.measure(negative, batch) for batch in learner.monitor.batches]
     assert mixture.scales == {key: pstdev([v for part in parts for v in part.scores[key]]) for key in KEYS}
     for row in timeless(tmp_path):
@@ -112,7 +112,7 @@ def test_resumed_equals_uninterrupted_at_every_stop(tmp_path: Path, monkeypatch:
 
 def test_shares_of_processes_give_the_same_scales(tmp_path: Path):
     learner = fake_learner(quick(tmp_path, num_validation_prompts=7), reward=fakes())
-    negative = learner.target.negative(learner.initial)
+    negative = learner.model.null_conditioning()
     parts = [learner.monitor.measure(negative, batch) for batch in (range(0, 4), range(4, 6), range(6, 14))]
     scales = []
     for order in (parts, parts[::-1]):

@@ -112,12 +112,13 @@ class LatentModel(ABC):
         """Length of a prompt in tokens, start and end included, before any truncation."""
         return len(self.tokenizer(prompt, truncation=False, verbose=False).input_ids)
 
-    @torch.no_grad()
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
-        """[b] texts -> their encodings; what lies beyond the tokenizer's limit is cut off (`count_tokens` tells)."""
+        """[b] texts -> their encodings; what lies beyond the tokenizer's limit is cut off (`count_tokens` tells).
+
+        Frozen encoders make no graph.
+        """
         return self._encode(list(prompts), negative=False)
 
-    @torch.no_grad()
     def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """[b] texts -> their encodings in the form of negative prompts."""
         return self._encode(list(prompts), negative=True)

@@ -1,12 +1,13 @@
 """ReNeg's target: all tokens of the encoder's output for "", and nothing else (§4.2)."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy
+from reneg.negative import NegativeEmbedding
+from reneg.targets.encoded_prompts import EncodedPrompts
 
 
 class NegativeEmbeddingTarget:
@@ -28,7 +29,7 @@ class NegativeEmbeddingTarget:
         self.negative_prompt_embeds = self._parameter(self.null.prompt_embeds)
         pooled = self.null.pooled_prompt_embeds
         self.negative_pooled_prompt_embeds = None if pooled is None else self._parameter(pooled)
-        self._encoded: dict[str, Conditioning] = {}
+        self._encoded = EncodedPrompts()
 
     def _parameter(self, tensor: Tensor) -> torch.nn.Parameter:
         return torch.nn.Parameter(tensor.to(self._dtype, copy=True))
@@ -37,15 +38,22 @@ class NegativeEmbeddingTarget:
         pooled = self.negative_pooled_prompt_embeds
         return [self.negative_prompt_embeds, *([] if pooled is None else [pooled])]
 
-    def negative(self, state: Sequence[Tensor]) -> Conditioning:
-        """A state of `parameters()`, of this step or another, as the conditioning of one prompt."""
-        embeds, pooled = (*state, None)[:2]
-        return Conditioning(cast(Tensor, embeds), pooled, self.null.prompt_attention_mask)
+    def fingerprint(self) -> list[Tensor]:
+        """The null text's encoding, which tells the text encoder."""
+        pooled = self.null.pooled_prompt_embeds
+        return [self.null.prompt_embeds, *([] if pooled is None else [pooled])]
+
+    def guidance_scale(self, configured: float) -> float:
+        return configured
+
+    def negative(self) -> Conditioning:
+        """The embedding as the conditioning of one prompt."""
+        return Conditioning(
+            self.negative_prompt_embeds, self.negative_pooled_prompt_embeds, self.null.prompt_attention_mask
+        )
 
     def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        for prompt in prompts:
-            if prompt not in self._encoded:
-                # One at a time: in a batch the last bits would depend on which prompts a restart has left to encode.
-                self._encoded[prompt] = model.encode_prompt([prompt])
-        positive = Conditioning.concatenate(*(self._encoded[prompt] for prompt in prompts))
-        return positive, self.negative(self.parameters()).expand(len(prompts))
+        return self._encoded(model, prompts), self.negative().expand(len(prompts))
+
+    def artifact(self, metadata: dict[str, str]) -> NegativeEmbedding:
+        return NegativeEmbedding.learned(self.negative(), self.null.prompt_embeds, metadata)

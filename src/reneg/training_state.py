@@ -1,0 +1,98 @@
+"""What a run goes on from: the parameters, the optimiser, the steps done, and the best state so far."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from reneg.checkpoint import Best, Checkpoint, Environment, Setting
+from reneg.config import LearnConfig
+from reneg.interfaces import Target
+from reneg.negative import FINGERPRINT_TOLERANCE
+from reneg.targets.weights import copy_values, holding
+
+
+class TrainingState:
+    """The state of a target's parameters in a run; it changes in place."""
+
+    def __init__(self, target: Target, config: LearnConfig):
+        self.parameters = target.parameters()
+        self.initial = [parameter.detach().clone() for parameter in self.parameters]
+        self._fingerprint = target.fingerprint()
+        # Neither foreach nor fused: one plain kernel after the other gives the same sums everywhere.
+        self._optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay,
+            foreach=False,
+            fused=False,
+        )
+        self.step = 0
+        """Updates done."""
+        self.best: Best | None = None
+
+    @property
+    def result(self) -> tuple[int, list[Tensor]]:
+        """Step and parameters of the best state, or of the present one as long as nothing tells the best."""
+        present = [parameter.detach() for parameter in self.parameters]
+        return (self.step, present) if self.best is None else (self.best.step, self.best.parameters)
+
+    def gradients(self) -> list[Tensor]:
+        """Of the parameters that have one; weights that the model does not use have none."""
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+    def update(self, learning_rate: float) -> None:
+        """One step of the optimiser along the gradients that are there, which are then cleared."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.step += 1
+
+    def keep_if_best(self, value: float) -> None:
+        """Keep the present state if a monitor's value is above that of all states before."""
+        if self.best is None or value > self.best.value:
+            # On the CPU: all weights of a denoiser would take as much of the GPU again.
+            parameters = [parameter.detach().to("cpu", copy=True) for parameter in self.parameters]
+            self.best = Best(self.step, value, parameters)
+
+    @contextmanager
+    def holding(self, parameters: Sequence[Tensor]) -> Iterator[None]:
+        """The target has another state's parameters within the block."""
+        with holding(self.parameters, parameters):
+            yield
+
+    def checkpoint(
+        self,
+        *,
+        metrics_rows: int,
+        settings: dict[str, Setting],
+        environment: Environment,
+        reward_scales: dict[str, float],
+    ) -> Checkpoint:
+        """All that a run needs to go on from here, with what the rest of the run adds to it."""
+        states = {number: self._optimizer.state.get(parameter) for number, parameter in enumerate(self.parameters)}
+        return Checkpoint(
+            step=self.step,
+            parameters=[parameter.detach() for parameter in self.parameters],
+            fingerprint=self._fingerprint,
+            optimizer={number: state for number, state in states.items() if state},
+            best=self.best,
+            metrics_rows=metrics_rows,
+            settings=settings,
+            environment=environment,
+            reward_scales=reward_scales,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> bool:
+        """Take up a checkpoint's state; False, and nothing is changed, if it belongs to another model."""
+        for saved, now in zip(checkpoint.fingerprint, self._fingerprint, strict=True):
+            if saved.shape != now.shape or (saved.to(now) - now).norm() > FINGERPRINT_TOLERANCE * now.norm():
+                return False
+        copy_values(checkpoint.parameters, self.parameters)
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
+        self.step, self.best = checkpoint.step, checkpoint.best
+        return True
