@@ -11,35 +11,12 @@ from diffusers import (
     HunyuanVideoTransformer3DModel,
     LTXVideoTransformer3DModel,
     MochiTransformer3DModel,
-    SkyReelsV2Transformer3DModel,
-    UniPCMultistepScheduler,
-    WanTransformer3DModel,
 )
 from pipelines.families import POOLED, TOKENS, WIDTH, call_arguments, flow, hand_made, padded
 from pipelines.harness import Case, Family, Pool
 
 HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
 CLIP_32 = {"height": 32, "width": 32, "num_frames": 5}
-WAN = {
-    "num_attention_heads": 2,
-    "attention_head_dim": 12,
-    "in_channels": 4,
-    "out_channels": 4,
-    "text_dim": WIDTH,
-    "freq_dim": 8,
-    "ffn_dim": 16,
-    "num_layers": 1,
-    "rope_max_seq_len": 32,
-}
-
-
-def wan_components() -> Pool:
-    return {"transformer": WanTransformer3DModel(**WAN), "scheduler": flow()}
-
-
-def skyreels_components() -> Pool:
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
-    return {"transformer": SkyReelsV2Transformer3DModel(**WAN), "scheduler": scheduler}
 
 
 def ltx_components() -> Pool:
@@ -111,13 +88,6 @@ COGVIDEOX = Family(
 LTX = padded(ltx_components, 128, (8, 4), per_image=True, masked=True, height=64, width=64, num_frames=9)
 
 CASES = [
-    Case("WanPipeline", padded(wan_components, 512, (4, 2, 4, 4), per_image=True, masked=False, **CLIP_32)),
-    Case(
-        "WanVideoToVideoPipeline", padded(wan_components, 512, (4, 2, 4, 4), per_image=True, masked=False, **CLIP_32)
-    ),
-    Case(
-        "SkyReelsV2Pipeline", padded(skyreels_components, 512, (4, 2, 4, 4), per_image=True, masked=False, **CLIP_32)
-    ),
     Case("LTXPipeline", LTX),
     Case("CogVideoXPipeline", COGVIDEOX),
     Case("MochiPipeline", padded(mochi_components, 256, (4, 2, 4, 4), per_image=True, masked=True, **CLIP_32)),

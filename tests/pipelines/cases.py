@@ -2,12 +2,23 @@
 
 from pipelines.builders_animate import CASES as ANIMATE_CASES
 from pipelines.builders_image import CASES as IMAGE_CASES
+from pipelines.builders_image_more import CASES as MORE_IMAGE_CASES
 from pipelines.builders_older import CASES as OLDER_CASES
 from pipelines.builders_sd import CASES as SD_CASES
 from pipelines.builders_sd_more import CASES as MORE_SD_CASES
 from pipelines.builders_video import CASES as VIDEO_CASES
+from pipelines.builders_wan import CASES as WAN_CASES
 
-CASES = [*SD_CASES, *MORE_SD_CASES, *ANIMATE_CASES, *IMAGE_CASES, *OLDER_CASES, *VIDEO_CASES]
+CASES = [
+    *SD_CASES,
+    *MORE_SD_CASES,
+    *ANIMATE_CASES,
+    *IMAGE_CASES,
+    *MORE_IMAGE_CASES,
+    *OLDER_CASES,
+    *VIDEO_CASES,
+    *WAN_CASES,
+]
 
 _NOT_BUILT = "no tiny pipeline was built for it"
 _ENCODERS = "its second text encoder must be loaded, and no tiny one was built"
@@ -27,26 +38,17 @@ _REASONS = (
     (
         _NOT_BUILT,
         """
-        Kandinsky6TI2VAPipeline StableDiffusion3ControlNetInpaintingPipeline SanaControlNetPipeline
-        SanaVideoPipeline SanaImageToVideoPipeline AllegroPipeline PRXPipeline PRXPixelPipeline
-        FluxKontextInpaintPipeline Flux2KleinPipeline Flux2KleinInpaintPipeline QwenImageInpaintPipeline
-        QwenImageControlNetPipeline QwenImageControlNetInpaintPipeline QwenImage21Pipeline
-        WanImageToVideoPipeline WanVACEPipeline WanAnimatePipeline SkyReelsV2ImageToVideoPipeline
-        SkyReelsV2DiffusionForcingPipeline SkyReelsV2DiffusionForcingImageToVideoPipeline
-        SkyReelsV2DiffusionForcingVideoToVideoPipeline ChronoEditPipeline LucyEditPipeline AnyFlowPipeline
-        AnyFlowFARPipeline HeliosPipeline HeliosPyramidPipeline CosmosTextToWorldPipeline
-        CosmosVideoToWorldPipeline Cosmos2TextToImagePipeline Cosmos2VideoToWorldPipeline
-        CogVideoXImageToVideoPipeline CogVideoXVideoToVideoPipeline CogVideoXFunControlPipeline
-        ConsisIDPipeline BriaPipeline Cosmos2_5_PredictBasePipeline Cosmos2_5_TransferPipeline
+        Kandinsky6TI2VAPipeline StableDiffusion3ControlNetInpaintingPipeline SanaVideoPipeline
+        SanaImageToVideoPipeline AllegroPipeline PRXPixelPipeline QwenImage21Pipeline
+        CosmosTextToWorldPipeline CosmosVideoToWorldPipeline Cosmos2TextToImagePipeline
+        Cosmos2VideoToWorldPipeline CogVideoXImageToVideoPipeline CogVideoXVideoToVideoPipeline
+        CogVideoXFunControlPipeline ConsisIDPipeline Cosmos2_5_PredictBasePipeline Cosmos2_5_TransferPipeline
         LTXConditionPipeline LTXImageToVideoPipeline LTX2Pipeline LTX2ConditionPipeline
-        LTX2ImageToVideoPipeline LTX2InContextPipeline LTX2HDRPipeline LuminaPipeline ChromaImg2ImgPipeline
-        ChromaInpaintPipeline MotifVideoPipeline MotifVideoImage2VideoPipeline CogView4ControlPipeline
-        GlmImagePipeline OvisImagePipeline LongCatImagePipeline LongCatImageEditPipeline ZImageInpaintPipeline
-        ZImageControlNetPipeline ZImageControlNetInpaintPipeline ZImageOmniPipeline ErnieImagePipeline
-        Krea2Pipeline BriaFibo2Pipeline NucleusMoEImagePipeline HunyuanVideoImageToVideoPipeline
-        HunyuanVideoFramepackPipeline HunyuanSkyreelsImageToVideoPipeline HunyuanImageRefinerPipeline
-        EasyAnimatePipeline EasyAnimateControlPipeline EasyAnimateInpaintPipeline StableAudioPipeline
-        StableAudio3Pipeline
+        LTX2ImageToVideoPipeline LTX2InContextPipeline LTX2HDRPipeline MotifVideoPipeline
+        MotifVideoImage2VideoPipeline LongCatImagePipeline LongCatImageEditPipeline ZImageOmniPipeline
+        HunyuanVideoImageToVideoPipeline HunyuanVideoFramepackPipeline HunyuanSkyreelsImageToVideoPipeline
+        HunyuanImageRefinerPipeline EasyAnimatePipeline EasyAnimateControlPipeline EasyAnimateInpaintPipeline
+        StableAudioPipeline StableAudio3Pipeline
         """,
     ),
 )

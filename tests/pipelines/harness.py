@@ -62,7 +62,7 @@ class Case:
     several_images: bool = True
     """Whether two pictures of a prompt can be asked for."""
     runs_without_guidance: bool = True
-    """Whether the class takes a negative embedding while its guidance is off; a few fail then."""
+    """Whether the class leaves a negative embedding alone while its guidance is off; a few mix it in, and fail."""
 
     def pipeline(self) -> Any:
         return build(self.name, deepcopy({**family_components(self.family.components), **self.components}))

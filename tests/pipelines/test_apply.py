@@ -147,6 +147,14 @@ def test_classes_that_are_not_known():
     assert find_row(derived()) is PIPELINES["StableDiffusionPipeline"]
 
 
+def test_a_class_that_mixes_up_several_prompts_gets_one():
+    pipe, negative = case_pipeline("StableDiffusionPanoramaPipeline")
+    with pytest.raises(
+        ValueError, match="num_prompts is 2; StableDiffusionPanoramaPipeline takes the negative embedd"
+    ):
+        negative.for_pipeline(pipe, num_prompts=2)
+
+
 def test_a_pooled_vector_that_the_file_lacks_is_asked_for():
     pipe, negative = case_pipeline("StableDiffusionXLPipeline")
     with pytest.raises(ValueError, match="needs negative_pooled_prompt_embeds, which the file does not hold"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pipelines.cases import CASES, UNTESTED
-from pipelines.harness import Case, file, null_text
+from pipelines.harness import Case, file, null_text, take
 
 from reneg.negative import NegativeEmbedding
 from reneg.pipelines import PIPELINES
@@ -15,7 +15,8 @@ from reneg.pipelines import PIPELINES
 pytestmark = [  # of the libraries, about themselves
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore:In CPU autocast"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation"),
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:flex_attention called without"),
     pytest.mark.filterwarnings("ignore:torch.meshgrid"),
     pytest.mark.filterwarnings("ignore:Default grid_sample"),
 ]
@@ -51,6 +52,7 @@ def test_class(case: Case, record: Callable[..., None]):
     effect = float((singles[0] - changed).abs().max()) / size
     assert effect > 100 * max(batch, FLOAT_NOISE)
     assert not without_guidance(case, pipe, negative, other)
+    assert row_is_kept(case, pipe, negative)
     images = two_images(case, pipe, negative)
     assert images is None or images <= NOISE
     measured = {"batch": batch, "effect": effect, "images": images}
@@ -68,6 +70,31 @@ def without_guidance(case: Case, pipe: Any, *files: NegativeEmbedding) -> bool:
             arguments = negative.for_pipeline(pipe, guidance_scale=row.off)
         outputs.append(case.call(pipe, range(1), {**arguments, row.scale: row.off}))
     return not torch.equal(outputs[0], outputs[1])
+
+
+def row_is_kept(case: Case, pipe: Any, negative: NegativeEmbedding) -> bool:
+    """Whether a class that wants a row for each picture gives a row back as it got it when two pictures are wanted.
+
+    Asked of the class's own `encode_prompt`; True where that cannot be asked.
+    """
+    row = PIPELINES[case.name]
+    method = getattr(pipe, "encode_prompt", None)
+    if method is None or row.per_image == (row.embeds in row.per_image_exceptions):
+        return True
+    named = inspect.signature(method).parameters
+    pool = {**case.family.arguments(3), **case.arguments}
+    given = case.family.hand_made(negative, 1) | case.family.filled(pipe, 1)
+    if row.embeds not in named:  # each branch is encoded by itself
+        pool, given = {name.removeprefix("negative_"): value for name, value in given.items()}, {}
+    chosen: dict[str, Any] = {name: None for name in named}
+    chosen |= {"num_images_per_prompt": 2, "num_videos_per_prompt": 2, "device": torch.device("cpu")}
+    chosen |= {name: take(value, range(1)) for name, value in pool.items() if "embeds" in name or "mask" in name}
+    chosen |= given | {"do_classifier_free_guidance": True}
+    returned = method(
+        **{n: chosen[n] for n, p in named.items() if chosen[n] is not None or p.default is inspect.Parameter.empty}
+    )
+    given_row = case.family.hand_made(negative, 1)[row.embeds]
+    return any(isinstance(tensor, torch.Tensor) and torch.equal(tensor, given_row) for tensor in returned)
 
 
 def two_images(case: Case, pipe: Any, negative: NegativeEmbedding) -> float | None:

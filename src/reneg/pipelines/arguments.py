@@ -45,6 +45,7 @@ def encode_null(pipe: Any, row: PipelineRow) -> Conditioning | None:
     if not isinstance(embeds, Tensor):
         return None
     embeds = embeds[None] if embeds.ndim == 2 else embeds
+    embeds = embeds.flatten(2)  # layers apart, if the class has them so
     pooled = None
     if row.pooled is not None:
         pooled = next(
@@ -76,10 +77,17 @@ def pipeline_arguments(
     for flag, count in (("num_prompts", num_prompts), ("num_images_per_prompt", num_images_per_prompt)):
         if count < 1:
             raise ValueError(f"{flag} is {count}; it must be at least 1")
+    if row.one_prompt and num_prompts > 1:
+        raise ValueError(
+            f"num_prompts is {num_prompts}; {type(pipe).__name__} takes the negative embedding of one prompt; call it "
+            "once for each prompt"
+        )
     embeds, mask = negative.prompt_embeds, negative.prompt_attention_mask
     if mask is None:  # all tokens were read while it was learned
         mask = torch.ones(embeds.shape[:2])
     embeds, mask, extra = _fit_length(pipe, row, embeds, mask, null)
+    if row.layers:
+        embeds = embeds.unflatten(2, (pipe.transformer.config.num_text_layers, -1))
     named: dict[str, tuple[Tensor, int]] = {row.embeds: (embeds, 0)}
     if row.mask is not None:
         named[row.mask] = (mask.to({"int": torch.long, "bool": torch.bool, "model": torch.float}[row.mask_dtype]), 0)

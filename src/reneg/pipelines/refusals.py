@@ -61,7 +61,7 @@ _REASONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "it takes embeddings in a four-dimensional layout of its own; give it a negative prompt",
-        "SanaWMPipeline",
+        "SanaWMPipeline BriaFibo2Pipeline",
     ),
     (
         "it puts zeros in place of a given negative embedding unless a negative text stands beside it",

@@ -42,8 +42,12 @@ class PipelineRow:
     """Arguments for which it is the other way round."""
     pooled_dims: int = 2
     """Dimensions of the pooled argument: [b, p], or [b, 1, p] for 3."""
+    layers: bool = False
+    """[b, l, n, d] with the encoder's `num_text_layers` layers apart, which a file holds one behind the other."""
     as_list: bool = False
     """One [l, d] tensor a prompt in a list, rather than one [b, l, d] tensor."""
+    one_prompt: bool = False
+    """Whether the class mixes up, or refuses, the negative rows of several prompts; then it is called for each."""
     scale: str | None = "guidance_scale"
     """Argument that sets the strength of guidance; None: the pipeline's guider holds it."""
     off: float = 1.0
@@ -82,11 +86,12 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         PIAPipeline TextToVideoSDPipeline VideoToVideoSDPipeline I2VGenXLPipeline
         AltDiffusionPipeline AltDiffusionImg2ImgPipeline StableDiffusionControlNetXSPipeline
         StableDiffusionAttendAndExcitePipeline StableDiffusionDiffEditPipeline StableDiffusionGLIGENPipeline
-        StableDiffusionGLIGENTextImagePipeline StableDiffusionLDM3DPipeline StableDiffusionPanoramaPipeline
+        StableDiffusionGLIGENTextImagePipeline StableDiffusionLDM3DPipeline
         StableDiffusionSAGPipeline StableDiffusionInpaintPipelineLegacy StableDiffusionModelEditingPipeline
         StableDiffusionParadigmsPipeline StableDiffusionPix2PixZeroPipeline
         """,
     ),
+    (PipelineRow(per_image=False, one_prompt=True), "StableDiffusionPanoramaPipeline"),
     (  # Stable Diffusion XL
         _CLIP_POOLED,
         """
@@ -114,7 +119,11 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         _MASKED,
         "SanaPipeline SanaPAGPipeline SanaControlNetPipeline SanaVideoPipeline SanaImageToVideoPipeline",
     ),
-    (_MASKED, "AllegroPipeline AuraFlowPipeline PRXPipeline PRXPixelPipeline"),
+    (_MASKED, "AllegroPipeline AuraFlowPipeline"),
+    (
+        PipelineRow(mask=MASK, mask_dtype="bool", per_image=False, one_prompt=True),
+        "PRXPipeline PRXPixelPipeline",
+    ),
     (
         PipelineRow(pooled=POOLED, length="free", scale="true_cfg_scale"),
         """
@@ -122,9 +131,9 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         FluxKontextInpaintPipeline
         """,
     ),
-    (_FREE, "Flux2KleinPipeline Flux2KleinInpaintPipeline"),
+    (PipelineRow(length="free", per_image=False), "Flux2KleinPipeline Flux2KleinInpaintPipeline"),
     (
-        PipelineRow(mask=_EMBEDS_MASK, length="free", scale="true_cfg_scale"),
+        PipelineRow(mask=_EMBEDS_MASK, length="free", per_image=False, scale="true_cfg_scale"),
         """
         QwenImagePipeline QwenImageImg2ImgPipeline QwenImageInpaintPipeline QwenImageControlNetPipeline
         QwenImageControlNetInpaintPipeline QwenImageEditPipeline QwenImageEditInpaintPipeline
@@ -134,13 +143,14 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
     (
         _ZERO_PADDED,
         """
-        WanPipeline WanImageToVideoPipeline WanVACEPipeline WanVideoToVideoPipeline WanAnimatePipeline
+        WanPipeline WanImageToVideoPipeline WanVideoToVideoPipeline WanAnimatePipeline
         SkyReelsV2Pipeline SkyReelsV2ImageToVideoPipeline SkyReelsV2DiffusionForcingPipeline
         SkyReelsV2DiffusionForcingImageToVideoPipeline SkyReelsV2DiffusionForcingVideoToVideoPipeline
         ChronoEditPipeline LucyEditPipeline AnyFlowPipeline AnyFlowFARPipeline HeliosPipeline HeliosPyramidPipeline
         CosmosTextToWorldPipeline CosmosVideoToWorldPipeline Cosmos2TextToImagePipeline Cosmos2VideoToWorldPipeline
         """,
     ),
+    (PipelineRow(length="padded", one_prompt=True), "WanVACEPipeline"),
     (
         _FIXED,
         """
@@ -176,8 +186,12 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         PipelineRow(pooled=POOLED, per_image=False, per_image_exceptions=(EMBEDS,)),
         "KolorsPipeline KolorsPAGPipeline",
     ),
-    (_FREE, "CogView4Pipeline CogView4ControlPipeline GlmImagePipeline OvisImagePipeline"),
-    (_FREE, "LongCatImagePipeline LongCatImageEditPipeline"),
+    (_FREE, "CogView4Pipeline CogView4ControlPipeline GlmImagePipeline"),
+    (PipelineRow(length="free", per_image=False), "OvisImagePipeline"),
+    (
+        PipelineRow(length="free", per_image=False, one_prompt=True),
+        "LongCatImagePipeline LongCatImageEditPipeline",
+    ),
     (
         PipelineRow(length="free", per_image=False, as_list=True, off=0.0),
         """
@@ -186,10 +200,10 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         """,
     ),
     (PipelineRow(length="free", per_image=False, as_list=True), "ErnieImagePipeline"),
-    (PipelineRow(mask=_EMBEDS_MASK, mask_dtype="bool", length="free", off=0.0), "Krea2Pipeline"),
+    (PipelineRow(mask=_EMBEDS_MASK, mask_dtype="bool", per_image=False, layers=True, off=0.0), "Krea2Pipeline"),
     (
-        PipelineRow(mask=_EMBEDS_MASK, mask_dtype="bool", length="free"),
-        "BriaFibo2Pipeline NucleusMoEImagePipeline",
+        PipelineRow(mask=_EMBEDS_MASK, mask_dtype="bool", length="free", per_image=False),
+        "NucleusMoEImagePipeline",
     ),
     (
         PipelineRow(
