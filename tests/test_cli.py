@@ -10,6 +10,7 @@ import torch
 from tiny import save_tiny_reward, tiny_pipeline
 
 import reneg.cli
+from reneg.baselines.config import DnpConfig
 from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main, parse
 from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
 from reneg.negative import NegativeEmbedding
@@ -94,6 +95,8 @@ def test_values_get_their_types():
     assert (name, generate) == ("generate", GenerateConfig(prompt=["a cat", "a dog"], negative="blurry"))
     name, evaluate = parse(["evaluate", "--negatives", "null", "b=x.safetensors", "--num_seeds", "3"])
     assert (name, evaluate) == ("evaluate", EvaluateConfig(negatives=["null", "b=x.safetensors"], num_seeds=3))
+    name, baseline = parse(["baseline", "dnp", "--captioner", "mine/blip", "--max_prompts", "3"])
+    assert (name, baseline) == ("baseline dnp", DnpConfig(captioner="mine/blip", max_prompts=3))
     assert parse(["inspect", "x.safetensors"]) == ("inspect", InspectConfig(Path("x.safetensors")))
 
 
@@ -117,6 +120,7 @@ MODEL = ["--model", "{tiny}/model", "--num_inference_steps", "2"]
 LEARN = ["learn", *MODEL, "--grad_step_range", "[0,1]", "--prompts", "{tiny}/prompts.txt", "--monitor", "null"]
 GENERATE = ["generate", *MODEL, "--prompt", "a cat"]
 EVALUATE = ["evaluate", *MODEL, "--prompts", "{tiny}/prompts.txt"]
+BASELINE = ["baseline", "dnp", *MODEL, "--prompts", "{tiny}/prompts.txt"]
 BAD = {
     "no command": ([], "learn,generate,evaluate,inspect"),
     "unknown command": (["paint"], "invalid choice: 'paint'"),
@@ -154,6 +158,10 @@ BAD = {
     "foreign negative": ([*GENERATE, "--negative", "{tiny}/foreign.safetensors"], "belongs to another text encoder"),
     "missing contender": ([*EVALUATE, "--negatives", "null", "gone.safetensors"], "gone.safetensors"),
     "one contender": (["evaluate", "--negatives", "null"], "--negatives: give at least two"),
+    "no baseline": (["baseline"], "{dnp,dpo-diff}"),
+    "unknown baseline": (["baseline", "dnq"], "'dnq' (choose from 'dnp', 'dpo-diff')"),
+    "baseline's setting": (["baseline", "dpo-diff", "--num_noises", "0"], "--num_noises 0: must be at least 1"),
+    "no captioner": ([*BASELINE, "--captioner", "{tiny}/model"], "--captioner"),
     "nothing to inspect": (["inspect"], "file"),
     "unwritable suffix": (["convert", "x.bin", "x.bin"], "must end in .safetensors"),
     "missing file": (["inspect", "gone.safetensors"], "no negative embedding at gone.safetensors"),
@@ -244,7 +252,9 @@ def test_errors_of_the_installed_command_are_one_line_and_need_nothing_heavy():
     assert done.stderr == "reneg: error: --max_train_steps -3: must be at least 1\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["learn", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["learn", "--help"], ["baseline", "dnp", "--help"]], ids=" ".join
+)
 def test_help_imports_nothing_heavy(arguments: list[str]):
     code = (
         "import sys; from reneg.cli import main\n"

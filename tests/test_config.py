@@ -10,12 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
+import reneg.baselines.config
 import reneg.config
 from reneg.cli import COMMANDS, build_parser, parse
 from reneg.config import CONFIGS, PRESETS, EvaluateConfig, GenerateConfig, LearnConfig, ModelConfig
 
+MODULES = (reneg.config, reneg.baselines.config)
 CLASSES = {
-    node.name: node for node in ast.parse(inspect.getsource(reneg.config)).body if isinstance(node, ast.ClassDef)
+    node.name: node
+    for module in MODULES
+    for node in ast.parse(inspect.getsource(module)).body
+    if isinstance(node, ast.ClassDef)
 }
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 
@@ -69,7 +74,7 @@ def test_every_field_has_a_docstring_and_every_class_one(class_name: str):
 @pytest.mark.parametrize("class_name", CLASSES)
 def test_every_public_attribute_is_a_field(class_name: str):
     """A line without an annotation would look like a setting and be none."""
-    config = getattr(reneg.config, class_name)
+    config = next(vars(module)[class_name] for module in MODULES if class_name in vars(module))
     own = {name for name in vars(config) if not name.startswith("_")}
     assert own <= {field.name for field in fields(config)}
     assert not [node for node in CLASSES[class_name].body if isinstance(node, ast.Assign)]
@@ -80,7 +85,7 @@ def test_help_tells_every_settings_docstring(command: str):
     _, subparsers = build_parser()
     told = "".join(subparsers[command].format_help().split())
     names = {field.name for field in fields(COMMANDS[command].config)}
-    texts = docstrings("ModelConfig", COMMANDS[command].config.__name__)
+    texts = docstrings(*(base.__name__ for base in COMMANDS[command].config.__mro__[::-1] if base is not object))
     shorter = {"prompt", "negatives", "rewards", "weights", "file", "files"}  # lists and positionals
     shorter |= {"convert": {"output"}, "push": {"repository"}}.get(command, set())
     for name in names - shorter:

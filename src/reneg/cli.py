@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reneg import __version__
+from reneg.baselines import BASELINES
 from reneg.config import (
     ConvertConfig,
     EvaluateConfig,
@@ -114,6 +115,17 @@ def _plan(config: PlanConfig) -> None:
     print_plan(plan(config), Console(markup=False, emoji=False))
 
 
+def _baseline(name: str) -> Callable[[Any], None]:
+    """What runs a row of BASELINES."""
+
+    def run(config: Any) -> None:
+        file = BASELINES[name].run(config)
+        print(f"Negatives: {file}")
+        print(f"Compare:   reneg evaluate --negatives null {name}={file}")
+
+    return run
+
+
 @dataclass(frozen=True)
 class Command:
     """One subcommand: what runs, the settings it takes, and its line in `reneg --help`."""
@@ -133,7 +145,11 @@ COMMANDS = {
     "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
     "push": Command(_push, PushConfig, "share a file on the hub, with a card"),
     "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
+    **{f"baseline {name}": Command(_baseline(name), row.config, row.help) for name, row in BASELINES.items()},
 }
+"""A name of two words is a command of a group."""
+GROUPS = {"baseline": "methods that ReNeg is compared with"}
+"""Group -> its line in `reneg --help`."""
 LISTS = {
     "prompt": "one or more prompts",
     "negatives": "what to compare; NAME=VALUE names one",
@@ -190,6 +206,11 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True, dest="command")
+    groups = {"": commands}
+    for name, told in GROUPS.items():
+        group = ArgumentParser(description=told, exit_on_error=False, allow_abbrev=False)
+        commands.add_subcommand(name, group, help=told)
+        groups[name] = group.add_subcommands(required=True, dest="command")
     subparsers = {}
     for name, command in COMMANDS.items():
         subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
@@ -202,7 +223,8 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
             for flag, field in lists.items():
                 default = field.default_factory() if field.default_factory is not MISSING else None
                 subparser.add_argument(f"--{flag}", nargs="+", type=str, default=default, help=LISTS[flag])
-        commands.add_subcommand(name, subparser, help=command.help)
+        group, _, own_name = name.rpartition(" ")
+        groups[group].add_subcommand(own_name, subparser, help=command.help)
         subparsers[name] = subparser
     return parser, subparsers
 
@@ -231,11 +253,16 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else list(arguments)
     parsed = parser.parse_args(arguments)
     name = parsed.command
+    if name in GROUPS:
+        name = f"{name} {parsed[name].command}"
+    key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
-        subparsers[name].set_defaults({key: v for key, v in preset(parsed[name].model).items() if key in own})
+        subparsers[name].set_defaults(
+            {setting: v for setting, v in preset(parsed[key].model).items() if setting in own}
+        )
         parsed = parser.parse_args(arguments)
-    settings = parsed[name].as_dict()
+    settings = parsed[key].as_dict()
     settings.pop("config", None)
     return name, COMMANDS[name].config(**settings)
 

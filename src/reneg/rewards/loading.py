@@ -42,7 +42,9 @@ class Settings:
     """The path that published numbers come from, without a gradient, instead of the differentiable one."""
 
 
-def load_complete(model_class: type[PreTrainedModel], location: Path | str | None, settings: Settings) -> Any:
+def load_complete(
+    model_class: type[PreTrainedModel], location: Path | str | None, settings: Settings, *, what: str = "reward"
+) -> Any:
     """Load `save_pretrained` weights in safetensors; no pickle is read.
 
     transformers fills weights that a folder lacks with random ones: a reward that means nothing. Refuse it.
@@ -56,16 +58,16 @@ def load_complete(model_class: type[PreTrainedModel], location: Path | str | Non
         model, info = load(location, dtype=settings.dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"reward {name!r} cannot be loaded as a {model_class.__name__}: {reason}") from error
+        raise ValueError(f"{what} {name!r} cannot be loaded as a {model_class.__name__}: {reason}") from error
     if info["missing_keys"]:
         missing = len(info["missing_keys"])
         raise ValueError(
-            f"reward {name!r} is no whole {model_class.__name__}: {location} lacks {missing} of its weights"
+            f"{what} {name!r} is no whole {model_class.__name__}: {location} lacks {missing} of its weights"
         )
     return model
 
 
-def load_tokenizer(tokenizer_class: Any, source: RewardSource, name: str) -> Any:
+def load_tokenizer(tokenizer_class: Any, source: RewardSource, name: str, *, what: str = "reward") -> Any:
     """The tokenizer beside the weights, or else the companion's.
 
     Raises:
@@ -77,13 +79,13 @@ def load_tokenizer(tokenizer_class: Any, source: RewardSource, name: str) -> Any
     try:
         tokenizer = tokenizer_class.from_pretrained(home)
     except (OSError, ValueError) as error:
-        raise ValueError(f"reward {name!r} has no tokenizer: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"{what} {name!r} has no tokenizer: {str(error).strip().splitlines()[0]}") from error
     if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # transformers makes an empty one up
-        raise ValueError(f"reward {name!r} has no tokenizer in {home}; save it with the model")
+        raise ValueError(f"{what} {name!r} has no tokenizer in {home}; save it with the model")
     return tokenizer
 
 
-def fetch(source: RewardSource, file: str, name: str) -> Path:
+def fetch(source: RewardSource, file: str, name: str, *, what: str = "reward") -> Path:
     """A file beside the weights, or else the companion's, from the hub where it is not in a folder.
 
     Raises:
@@ -97,7 +99,7 @@ def fetch(source: RewardSource, file: str, name: str) -> Path:
         return Path(hf_hub_download(str(home), file))
     except (HfHubHTTPError, EntryNotFoundError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"reward {name!r}: the hub did not give {file} of {home} ({reason})") from error
+        raise ValueError(f"{what} {name!r}: the hub did not give {file} of {home} ({reason})") from error
 
 
 def read_tensors(file: Path, name: str) -> dict[str, Tensor]:

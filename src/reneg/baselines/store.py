@@ -1,0 +1,73 @@
+"""The folder of a method that gives every prompt a negative prompt of its own: kept as it grows, never mixed."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from reneg.baselines.config import PromptwiseConfig
+from reneg.files import make_output_dir, write_atomically
+from reneg.metrics import Row, read_rows
+
+NEGATIVES, SETTINGS = "negatives.jsonl", "settings.json"
+FREE = {"output_dir", "prompts", "max_prompts", "batch_size"}
+"""Settings that no prompt's result depends on."""
+
+
+class NegativePrompts:
+    """negatives.jsonl: one line a prompt, with its `negative` and what it took to find it."""
+
+    def __init__(self, config: PromptwiseConfig, fingerprints: dict[str, str]):
+        """Go on with a folder, or begin it.
+
+        Args:
+            fingerprints: what identifies the weights that the result depends on, by their names.
+
+        Raises:
+            OSError: the folder cannot be written.
+            ValueError: it was made with other settings.
+        """
+        self._folder = config.output_dir
+        make_output_dir(self._folder)
+        settings = {name: value for name, value in asdict(config).items() if name not in FREE}
+        self._check(json.loads(json.dumps(settings | {"fingerprints": fingerprints}, default=str)))
+        self.rows = {str(row["prompt"]): row for row in read_rows(self.file)}
+        """Prompt -> its line."""
+        self._write("".join(_line(row) for row in self.rows.values()))  # without a line that a kill cut short
+
+    @property
+    def file(self) -> Path:
+        return self._folder / NEGATIVES
+
+    def missing(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that have no negative yet, each once."""
+        return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.rows]
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Write lines, each with `prompt` and `negative`."""
+        with self.file.open("a", encoding="utf-8") as file:
+            for row in rows:
+                file.write(_line(row))
+                self.rows[str(row["prompt"])] = row
+
+    def _check(self, settings: dict) -> None:
+        path = self._folder / SETTINGS
+        if not path.is_file():
+            text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+            write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            return
+        then = json.loads(path.read_text(encoding="utf-8"))
+        different = [name for name in settings.keys() | then.keys() if settings.get(name) != then.get(name)]
+        if different:
+            name = min(different)
+            raise ValueError(
+                f"--output_dir {self._folder} was made with {name} {then.get(name)!r}, and not "
+                f"{settings.get(name)!r}; choose another --output_dir"
+            )
+
+    def _write(self, text: str) -> None:
+        write_atomically(self.file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
