@@ -12,7 +12,7 @@ from tiny import save_tiny_reward, tiny_pipeline
 import reneg.cli
 from reneg.baselines.config import DnpConfig
 from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main, parse
-from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, preset
+from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, PushConfig, preset
 from reneg.negative import NegativeEmbedding
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "matplotlib"}
@@ -100,6 +100,35 @@ def test_values_get_their_types():
     assert parse(["inspect", "x.safetensors"]) == ("inspect", InspectConfig(Path("x.safetensors")))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "published"),
+    [
+        ([], False),
+        (["--published"], True),
+        (["--published", "--num_seeds", "3"], True),
+        (["--published", "true"], True),
+        (["--published=true"], True),
+        (["--published", "false"], False),
+        (["--published=false"], False),
+    ],
+)
+def test_a_switch_may_stand_alone(arguments: list[str], published: bool, tmp_path: Path):
+    name, config = parse(["evaluate", *arguments])
+    assert name == "evaluate" and isinstance(config, EvaluateConfig)
+    assert config.published is published
+    assert config.num_seeds == (3 if "--num_seeds" in arguments else EvaluateConfig().num_seeds)
+    (tmp_path / "mine.yaml").write_text("published: true\n")
+    _, config = parse(["evaluate", "--config", str(tmp_path / "mine.yaml"), *arguments])
+    assert isinstance(config, EvaluateConfig) and config.published is (published or not arguments)
+
+
+def test_a_switch_swallows_no_argument_behind_it():
+    _, config = parse(["push", "--private", "x.safetensors", "owner/name", "--license", "mit"])
+    assert isinstance(config, PushConfig)
+    assert (config.private, config.file, config.repository) == (True, Path("x.safetensors"), "owner/name")
+    assert learn_config("--gradient_checkpointing").gradient_checkpointing
+
+
 # What is refused
 
 
@@ -134,6 +163,7 @@ BAD = {
     "unknown device to learn on": ([*LEARN, "--device", "gpu"], "--device 'gpu' cannot be used here"),
     "no number": (["learn", "--learning_rate", "fast"], "learning_rate"),
     "no whole number": (["learn", "--seed", "1.5"], "seed"),
+    "neither true nor false": (["evaluate", "--published", "maybe"], "maybe"),
     "NaN": (["learn", "--learning_rate", "nan"], "learning_rate"),
     "negative steps": (["learn", "--max_train_steps", "-3"], "--max_train_steps -3: must be at least 1"),
     "negative sampling steps": ([*GENERATE, "--num_inference_steps", "-1"], "--num_inference_steps -1"),

@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,16 @@ def _join_rewards(arguments: Sequence[str]) -> list[str]:
     return [*others, "--reward", rewards[0] if len(rewards) == 1 else json.dumps(rewards)] if rewards else others
 
 
+def _complete_switches(arguments: Sequence[str]) -> list[str]:
+    """`--published` alone -> `--published=true`; with `true` or `false` behind it it stays."""
+    settings = [field for command in COMMANDS.values() for field in fields(command.config)]
+    switches = {f"--{field.name}" for field in settings if field.type is bool}
+    return [
+        f"{argument}=true" if argument in switches and after.lower() not in ("true", "false") else argument
+        for argument, after in zip_longest(arguments, arguments[1:], fillvalue="")
+    ]
+
+
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
@@ -250,7 +261,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
         ArgumentError, ValueError: a flag or value that is not allowed.
     """
     parser, subparsers = build_parser()
-    arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else list(arguments)
+    arguments = _complete_switches(arguments)
+    arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else arguments
     parsed = parser.parse_args(arguments)
     name = parsed.command
     if name in GROUPS:

@@ -27,6 +27,7 @@ from reneg.negatives import batches, check_prompt_lengths
 from reneg.report import to_images, to_uint8
 from reneg.rewards import find_reward, load_reward
 from reneg.rewards.own import OWN, own_source
+from reneg.rewards.process import is_process, process_files
 
 FORMAT = 1
 """Raised whenever the same settings come to give other pictures or scores, so that nothing old is taken for new."""
@@ -68,6 +69,8 @@ def reward_fingerprint(reward: str, *, published: bool) -> str:
     """What identifies a reward's scores: its weights or its own module, and the path that pictures take into it."""
     if OWN.fullmatch(reward):
         return f"{fingerprint(own_source(reward))} {reward}"
+    if is_process(reward):
+        return " ".join(fingerprint(file) for file in process_files(Path(reward)))
     _, source = find_reward(reward)
     location = source.location
     if isinstance(location, Path) and source.weights is not None:

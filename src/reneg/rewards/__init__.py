@@ -15,6 +15,7 @@ from reneg.rewards.imagereward import load_image_reward
 from reneg.rewards.loading import Kind, RewardSource, Settings
 from reneg.rewards.mixture import Mixture, parse_weight
 from reneg.rewards.own import OWN, load_own
+from reneg.rewards.process import ProcessReward, is_process, no_gradient, read_process
 from reneg.world import WEIGHTS
 
 KINDS: dict[Kind, Callable[[RewardSource, Settings], Reward]] = {
@@ -82,8 +83,8 @@ def find_reward(reward: str) -> tuple[str, RewardSource]:
     if HUB_ID.fullmatch(reward):
         return reward, RewardSource("clip", reward)
     raise ValueError(
-        f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, the folder or hub id of a CLIPModel, or "
-        "your own MODULE:FUNCTION"
+        f"reward {reward!r} is unknown; choose from {', '.join(REWARDS)}, the folder or hub id of a CLIPModel, "
+        "the .toml file of a scorer in another process, or your own MODULE:FUNCTION"
     )
 
 
@@ -104,7 +105,8 @@ def load_reward(
 
     Args:
         reward: a row of REWARDS, a scorer's original file or a folder that holds it, the folder or hub id of a
-            transformers CLIPModel with its tokenizer and image processor, or a user's own `module:function`.
+            transformers CLIPModel with its tokenizer and image processor, the .toml file of a scorer in another
+            process, or a user's own `module:function`.
         published: take the path that published numbers come from, which gives no gradient.
 
     Raises:
@@ -112,6 +114,8 @@ def load_reward(
     """
     if OWN.fullmatch(reward):
         return load_own(reward)
+    if is_process(reward):
+        return ProcessReward(read_process(Path(reward)))
     name, source = find_reward(reward)
     if source.location is None:
         raise ValueError(f"reward {name!r} is on no hub; give the path of {source.weights} instead of the name")
@@ -122,11 +126,14 @@ def load_mixture(entries: Sequence[str] | str, *, device: str = "cpu") -> Reward
     """What learning maximises: one reward in its own units, or a mixture of `NAME=WEIGHT`; no weight counts as 1.
 
     Raises:
-        ValueError: there is none, one is given twice, or as for `load_reward`.
+        ValueError: there is none, one is given twice or gives no gradient, or as for `load_reward`.
     """
     parsed = [parse_weight(entry) for entry in ([entries] if isinstance(entries, str) else entries)]
     if not parsed:
         raise ValueError("--reward: give at least one")
+    for name, _ in parsed:
+        if is_process(name):
+            raise ValueError(no_gradient(name))
     if len(parsed) == 1 and parsed[0][1] is None:
         return load_reward(parsed[0][0], device=device)
     rewards = [load_reward(name, device=device) for name, _ in parsed]
