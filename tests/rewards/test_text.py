@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import unicodedata
 import warnings
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 import regex
 import torch
 from scorers import SCORERS, pictures
-from transformers import CLIPTokenizer
+from transformers import BertTokenizer, CLIPTokenizer
 
 from reneg.rewards.text import PromptTokenizer, clean_text
 
@@ -38,6 +40,9 @@ def test_scorers_of_openais_text_clean_it_and_pickscore_does_not():
     assert torch.equal(cosine(images, dirty), cosine(images, clean))
     pickscore = SCORERS["PickScore (and any CLIPModel folder)"].build(False)
     assert not torch.equal(pickscore(images, dirty), pickscore(images, clean))
+
+
+SETS = "all {:,} distinct prompts of HPSv2, ReFL, Parti, DrawBench, VBench and ImageReward's tests"
 
 
 class OriginalTokenizer:
@@ -88,13 +93,30 @@ class OriginalTokenizer:
 
 
 def all_prompts(shared_data: Path) -> list[str]:
-    hpsv2 = json.loads((shared_data / "AIDC-AI+Diffusion-SDPO" / "hpsv2.json").read_text())
-    refl = json.loads((shared_data / "THUDM+ImageReward" / "refl_data.json").read_text())
-    lines = (shared_data / "google-research+parti" / "PartiPrompts.tsv").read_text().splitlines()
-    parti = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))[1:]
-    drawbench = (shared_data / "openai+dalle3-eval-samples" / "drawbench.txt").read_text().splitlines()
-    sets = [[row["prompt"] for row in hpsv2], [row["text"] for row in refl], [row[0] for row in parti], drawbench]
-    assert [len(prompts) for prompts in sets] == [3200, 10000, 1632, 200]
+    """Of every file in the shared folder; the first 15,032 are HPSv2's, ReFL's, Parti's and DrawBench's."""
+
+    def fields_of(path: str, name: str) -> list[str]:
+        return [row[name] for row in json.loads((shared_data / path).read_text())]
+
+    def lines_of(path: str) -> list[str]:
+        return [line for line in (shared_data / path).read_text().splitlines() if line.strip()]
+
+    rows = csv.reader(lines_of("google-research+parti/PartiPrompts.tsv"), delimiter="\t", quoting=csv.QUOTE_NONE)
+    vbench = ("all_dimension", "all_category", "overall_consistency", "scene", "subject_consistency")
+    sets = [
+        fields_of("AIDC-AI+Diffusion-SDPO/hpsv2.json", "prompt"),
+        fields_of("THUDM+ImageReward/refl_data.json", "text"),
+        [row[0] for row in rows][1:],
+        lines_of("openai+dalle3-eval-samples/drawbench.txt"),
+        fields_of("AIDC-AI+Diffusion-SDPO/partiprompts.json", "prompt"),
+        fields_of("THUDM+ImageReward/test.json", "prompt"),
+        fields_of("THUDM+ImageReward/benchmark-prompts.json", "prompt"),
+        fields_of("Vchitect+VBench/VBench_full_info.json", "prompt_en"),
+        *(lines_of(f"Vchitect+VBench/{name}.txt") for name in (*vbench, "temporal_flickering")),
+        *(lines_of(f"mihirp1998+AlignProp/{name}.txt") for name in ("hps_v2_all", "hps_v2_all_eval")),
+        *(json.loads(path.read_text()) for path in sorted((shared_data / "derived" / "hpsv2").glob("*.json"))),
+    ]
+    assert [len(prompts) for prompts in sets[:8]] == [3200, 10000, 1632, 200, 1632, 466, 100, 946]
     return [prompt for prompts in sets for prompt in prompts]
 
 
@@ -108,7 +130,7 @@ def real_tokenizer(shared_data: Path) -> CLIPTokenizer:
 
 def test_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
     original = OriginalTokenizer(shared_data / "tgxs002+HPSv2" / "bpe_simple_vocab_16e6.txt.gz")
-    prompts = all_prompts(shared_data)
+    prompts = list(dict.fromkeys(all_prompts(shared_data)))
     tokenize = PromptTokenizer(real_tokenizer(shared_data), 77, name="real", clean=True)
     with pytest.warns(UserWarning, match="reads the first 77 tokens of longer prompts"):
         tokens = tokenize(prompts, torch.device("cpu"))
@@ -121,7 +143,7 @@ def test_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
     assert different == 0
     prove(
         "HPSv2, CLIPScore: text",
-        f"tokens of all {len(prompts):,} prompts (HPSv2, ReFL, Parti, DrawBench), real vocabulary",
+        f"tokens of {SETS.format(len(prompts))}, real vocabulary",
         "the original byte-pair encoding",
         f"{different} prompts differ",
     )
@@ -130,7 +152,84 @@ def test_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
 def test_as_many_prompts_are_cut_off_as_the_originals_cut_off(shared_data: Path):
     tokenizer = real_tokenizer(shared_data)
     lengths = [
-        len(ids) for ids in tokenizer([clean_text(p) for p in all_prompts(shared_data)], verbose=False).input_ids
+        len(ids)
+        for ids in tokenizer([clean_text(p) for p in all_prompts(shared_data)[:15032]], verbose=False).input_ids
     ]
     groups = (lengths[:3200], lengths[3200:13200], lengths[13200:14832], lengths[14832:])
     assert [sum(length > 77 for length in group) for group in groups] == [2, 519, 1, 2]
+
+
+class OriginalBert:
+    """BERT's uncased tokenizer as its authors wrote it: words and signs, then the longest pieces from the left."""
+
+    def __init__(self, vocabulary: dict[str, int]):
+        self.vocabulary = vocabulary
+
+    def words(self, text: str) -> list[str]:
+        kept = []
+        for sign in text:
+            category = unicodedata.category(sign)
+            if sign in "\t\n\r" or category == "Zs":
+                kept.append(" ")
+            elif sign not in "\0\ufffd" and not category.startswith("C"):
+                kept.append(f" {sign} " if self.is_chinese(ord(sign)) else sign)
+        plain = unicodedata.normalize("NFD", "".join(kept).lower())
+        letters = [sign for sign in plain if unicodedata.category(sign) != "Mn"]
+        return "".join(f" {sign} " if self.is_sign(sign) else sign for sign in letters).split()
+
+    @staticmethod
+    def is_chinese(code: int) -> bool:
+        blocks = [(0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F), (0x2B740, 0x2B81F)]
+        blocks += [(0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)]
+        return any(first <= code <= last for first, last in blocks)
+
+    @staticmethod
+    def is_sign(sign: str) -> bool:
+        return (sign.isascii() and sign.isprintable() and not sign.isalnum() and sign != " ") or (
+            unicodedata.category(sign).startswith("P")
+        )
+
+    @cache  # noqa: B019
+    def pieces(self, word: str) -> tuple[int, ...]:
+        found, start, unknown = list[int](), 0, (self.vocabulary["[UNK]"],)
+        while start < len(word) <= 100:
+            names = {end: ("##" if start else "") + word[start:end] for end in range(start + 1, len(word) + 1)}
+            known = [end for end, name in names.items() if name in self.vocabulary]
+            if not known:
+                return unknown
+            found.append(self.vocabulary[names[known[-1]]])
+            start = known[-1]
+        return tuple(found) if start else unknown
+
+    def __call__(self, text: str, limit: int) -> list[int]:
+        ids = [number for word in self.words(text) for number in self.pieces(word)]
+        return [self.vocabulary["[CLS]"], *ids[: limit - 2], self.vocabulary["[SEP]"]]
+
+
+def make_vocabulary(prompts: list[str]) -> dict[str, int]:
+    """BERT's own is not at hand: the special tokens, all but the rarest signs, and common words and their pieces."""
+    words = Counter(word for prompt in prompts for word in OriginalBert({}).words(prompt))
+    signs = Counter(sign for word in words for sign in word)
+    endings = Counter(word[-length:] for word in words for length in (2, 3, 4) if len(word) > length)
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    common = [sign for sign, count in signs.items() if count > 1]
+    tokens += [*common, *(f"##{sign}" for sign in common)]
+    tokens += [word for word, _ in words.most_common(4000)] + [f"##{end}" for end, _ in endings.most_common(2000)]
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+
+
+def test_bert_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
+    prompts = list(dict.fromkeys(all_prompts(shared_data)))
+    vocabulary = make_vocabulary(prompts)
+    original = OriginalBert(vocabulary)
+    tokenize = PromptTokenizer(BertTokenizer(vocab=vocabulary), 35, name="bert")
+    with pytest.warns(UserWarning, match="reads the first 35 tokens of longer prompts"):
+        tokens = tokenize(prompts, torch.device("cpu"))
+    own = [ids[mask.bool()].tolist() for ids, mask in zip(tokens["input_ids"], tokens["attention_mask"], strict=True)]
+    expected = [original(prompt, 35) for prompt in prompts]
+    assert sum(len(ids) == 35 for ids in expected) > 1000  # of which some are cut off
+    assert sum(vocabulary["[UNK]"] in ids for ids in expected) > 5
+    different = [prompt for prompt, one, other in zip(prompts, own, expected, strict=True) if one != other]
+    assert different == []
+    what = f"tokens of {SETS.format(len(prompts))}, a vocabulary made of them"
+    prove("ImageReward: text", what, "BERT's original algorithm", "0 prompts differ")
