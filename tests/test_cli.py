@@ -78,6 +78,16 @@ def test_flags_override_the_preset():
     assert config.max_train_steps == PRESET["max_train_steps"]
 
 
+def test_a_target_brings_its_learning_rate_below_the_flags():
+    denoiser = learn_config("--target", "denoiser")
+    assert denoiser.learning_rate == 1e-5 and denoiser.train_batch_size == PRESET["train_batch_size"]
+    assert learn_config("--target", "denoiser", "--learning_rate", "0.5").learning_rate == 0.5
+    assert learn_config("--target", "embedding_and_scale").learning_rate == PRESET["learning_rate"]
+    assert learn_config("--target", "lora", "--lora_rank", "16", "--model", "sd1.5") == LearnConfig(
+        model="sd1.5", target="lora", lora_rank=16, learning_rate=1e-3
+    )
+
+
 def test_a_model_in_the_yaml_decides_the_preset(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("model: sd1.5\n")

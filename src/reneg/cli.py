@@ -255,7 +255,8 @@ def _complete_switches(arguments: Sequence[str]) -> list[str]:
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
-    The model's preset, as far as the command has its settings, lies below what a YAML file and the flags say.
+    The model's and the target's preset, as far as the command has its settings, lies below what a YAML file and the
+    flags say.
 
     Raises:
         ArgumentError, ValueError: a flag or value that is not allowed.
@@ -270,9 +271,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
-        subparsers[name].set_defaults(
-            {setting: v for setting, v in preset(parsed[key].model).items() if setting in own}
-        )
+        best = preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
+        subparsers[name].set_defaults({setting: value for setting, value in best.items() if setting in own})
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()
     settings.pop("config", None)

@@ -23,9 +23,17 @@ PRESETS: dict[str, Path] = {
 """Model -> its preset, of which every command applies the settings that it has."""
 
 
-def preset(model: str) -> dict[str, Any]:
-    """The settings that suit a model better than the paper's, for `LearnConfig(**preset(model))`; often none."""
+LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "denoiser": 1e-5, "text_encoder": 1e-5}
+"""Target -> the learning rate that takes the place of an embedding's, under which weights would be ruined."""
+
+
+def preset(model: str, target: TargetName = "negative_embedding") -> dict[str, Any]:
+    """The settings that suit a model, and what is trained, better than the paper's; often none.
+
+    For `LearnConfig(model=model, target=target, **preset(model, target))`.
+    """
     settings = yaml.safe_load(PRESETS[model].read_text(encoding="utf-8")) if model in PRESETS else {}
+    settings |= {"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
@@ -82,7 +90,7 @@ class LearnConfig(ModelConfig):
     """Run folder: config, metrics, checkpoints, samples, report and the result."""
     target: TargetName = "negative_embedding"
     """What is trained: the negative embedding (§4.2), with a guidance scale learned along, LoRA of the denoiser, all
-    of its weights (ReFL) or the text encoder's (TextCraftor). Each has its own learning rate (docs/targets.md)."""
+    of its weights (ReFL) or the text encoder's (TextCraftor). docs/targets.md compares them."""
     lora_rank: int = 8
     """Rank of LoRA; alpha is the same. "rank r = 8 and r = 16" (§4.1)."""
     reward: list[str] | str = "world/preference"
@@ -104,7 +112,8 @@ class LearnConfig(ModelConfig):
     """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them: far less
     memory, one more evaluation a gradient, the same gradient to the last bit (docs/memory.md)."""
     learning_rate: float = 5e-3
-    """"a learning rate of 5e-3" (§5.1)."""
+    """"a learning rate of 5e-3" (§5.1). Other targets have their own: 1e-3 for lora, 1e-5 for denoiser and
+    text_encoder."""
     lr_scheduler: Literal["cosine", "constant", "linear"] = "cosine"
     """"a Cosine Scheduler" (§5.1), to zero."""
     lr_warmup_steps: int = 0

@@ -1,0 +1,127 @@
+"""Files of weights: recognised, checked, applied for a while, and read by diffusers and transformers themselves."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import PROMPTS, Brightness, GaussianModel
+from safetensors.torch import load_file, save_file
+from short_runs import quick
+from tiny import tiny_model, tiny_pipeline
+from torch import Tensor
+
+from reneg.generation import generate, picture_generators, picture_noise
+from reneg.models.sd import StableDiffusion
+from reneg.negative import NegativeEmbedding
+from reneg.run_folder import result_names
+from reneg.targets.weights_files import open_weights
+from reneg.trainer import Learner, make_accelerator
+
+KINDS = ["lora", "denoiser", "text_encoder"]
+RATES = {"lora": 0.05, "denoiser": 2e-3, "text_encoder": 2e-2}
+
+
+def picture(model: StableDiffusion) -> Tensor:
+    noise = picture_noise(model, picture_generators(3, 0, 1))
+    return generate(model, PROMPTS[:1], model.null_conditioning(), noise, num_inference_steps=3)
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Tensor]]:
+    """Kind -> a short run's file, and the picture of the model that it trained."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reneg.trainer.write_learning_report", lambda *arguments: None)
+        for kind in KINDS:
+            folder, model = tmp_path_factory.mktemp(kind), tiny_model()
+            shape = {"max_train_steps": 2, "num_inference_steps": 3, "grad_step_range": (2, 2), "monitor": None}
+            config = quick(folder, target=kind, learning_rate=RATES[kind], num_validation_prompts=1, **shape)
+            Learner(config, model, Brightness(), None, PROMPTS, make_accelerator(config)).run()
+            found[kind] = folder / result_names(kind)[0], picture(model)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_applied_a_file_draws_what_the_trained_model_draws_and_leaves_no_trace(
+    kind: str, learned: dict[str, tuple[Path, Tensor]]
+):
+    path, wanted = learned[kind]
+    model = tiny_model()
+    before, keys = picture(model), [list(part.state_dict()) for part in (model.denoiser, model.text_encoder)]
+    file = open_weights(path, model)
+    assert file is not None and (file.kind, file.metadata["target"]) == (kind, kind)
+    with file.applied(model):
+        assert torch.allclose(picture(model), wanted, atol=1e-5)
+    assert torch.equal(picture(model), before)
+    assert [list(part.state_dict()) for part in (model.denoiser, model.text_encoder)] == keys
+    assert float((wanted - before).abs().max()) > 1e-3
+    with pytest.raises(KeyboardInterrupt), file.applied(model):
+        raise KeyboardInterrupt
+    assert torch.equal(picture(model), before)
+
+
+def test_diffusers_reads_the_lora_by_itself(learned: dict[str, tuple[Path, Tensor]]):
+    path, wanted = learned["lora"]
+    pipe = tiny_pipeline()
+    pipe.load_lora_weights(str(path))
+    assert torch.allclose(picture(StableDiffusion(pipe, name="tiny")), wanted, atol=1e-5)
+
+
+def test_the_components_own_classes_read_the_weights(learned: dict[str, tuple[Path, Tensor]], tmp_path: Path):
+    pipe = tiny_pipeline()
+    pipe.unet.load_state_dict(load_file(learned["denoiser"][0]))
+    assert torch.allclose(picture(StableDiffusion(pipe, name="tiny")), learned["denoiser"][1], atol=1e-5)
+    pipe = tiny_pipeline()
+    weights = {k.removeprefix("text_encoder."): v for k, v in load_file(learned["text_encoder"][0]).items()}
+    pipe.text_encoder.load_state_dict(weights)
+    assert torch.allclose(picture(StableDiffusion(pipe, name="tiny")), learned["text_encoder"][1], atol=1e-5)
+    # Beside its configuration, as from_pretrained wants it.
+    pipe.unet.save_config(tmp_path)
+    shutil.copy(learned["denoiser"][0], tmp_path / "diffusion_pytorch_model.safetensors")
+    read = type(pipe.unet).from_pretrained(tmp_path)
+    assert torch.equal(read.conv_in.weight, load_file(learned["denoiser"][0])["conv_in.weight"])
+
+
+def test_a_published_denoiser_in_half_precision_is_one_too(tmp_path: Path):
+    """What lies in the unet folder of a fine-tuned Stable Diffusion: nothing of ours in its metadata."""
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.add_(0.5)
+    pipe.unet.half().save_pretrained(tmp_path / "unet")
+    model = tiny_model()
+    before = picture(model)
+    file = open_weights(tmp_path / "unet" / "diffusion_pytorch_model.safetensors", model)
+    assert file is not None and file.kind == "denoiser"
+    with file.applied(model):
+        assert model.dtype == torch.float32 and float((picture(model) - before).abs().max()) > 1e-3
+
+
+def test_what_fits_another_model_is_refused_in_one_line(learned: dict[str, tuple[Path, Tensor]], tmp_path: Path):
+    other = tiny_model()
+    for kind in ("denoiser", "text_encoder"):
+        tensors = load_file(learned[kind][0])
+        name = min(tensors)
+        save_file(tensors | {name: torch.ones(3, 3)}, tmp_path / f"{kind}.safetensors", metadata={"target": kind})
+        with pytest.raises(
+            ValueError, match=rf"weights of another {kind} than that of tiny: 1 tensors differ"
+        ) as error:
+            open_weights(tmp_path / f"{kind}.safetensors", other)
+        assert "\n" not in str(error.value) and name in str(error.value)
+    tensors = {key: torch.ones(5, 5) for key in load_file(learned["lora"][0])}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    file, before = open_weights(tmp_path / "lora.safetensors", other), picture(other)
+    assert file is not None
+    with pytest.raises(ValueError, match="lora.safetensors cannot be added to tiny: ") as error, file.applied(other):
+        pass
+    assert "\n" not in str(error.value)
+    assert torch.equal(picture(other), before)
+
+
+def test_everything_else_is_left_to_its_own_reader(learned: dict[str, tuple[Path, Tensor]], tmp_path: Path):
+    null = torch.ones(1, 3, 4)
+    NegativeEmbedding(null + 1, null).save(tmp_path / "negative.safetensors")
+    (tmp_path / "broken.safetensors").write_text("broken")
+    for name in ("negative.safetensors", "broken.safetensors"):
+        assert open_weights(tmp_path / name, tiny_model()) is None
+    assert open_weights(learned["denoiser"][0], GaussianModel()) is None  # no pipeline, no weights
