@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scorers import pictures
-from tiny import tiny_vision
+from tiny import tiny_clip, tiny_vision
 
 from reneg.rewards import find_reward, load_reward
 from reneg.rewards.aesthetic import convert_head, make_head
@@ -40,6 +40,16 @@ def test_real_heads_give_the_known_scores(shared_data: Path, scorer: str, prove)
     difference = float((scores - torch.tensor(known)).abs().max())
     assert difference < 1e-4
     prove(scorer, "real head on the ten real vectors", "known answers, given to 1e-5", difference)
+
+
+def test_the_real_linear_head_of_the_smaller_clip_gives_its_known_scores(shared_data: Path):
+    """Of ratings 0 and 9; it is no reward here, but of the same layout."""
+    folder = shared_data / "LAION-AI+aesthetic-predictor"
+    vectors = [np.load(folder / "vit_b_32_embeddings" / f"rating{i}.npy") for i in (0, 9)]
+    with torch.no_grad():
+        head = real_head(shared_data, "LAION-AI+aesthetic-predictor/sa_0_4_vit_b_32_linear.pth")
+        scores = head(torch.from_numpy(np.concatenate(vectors))).squeeze(-1)
+    assert scores.tolist() == pytest.approx([-1.46995, 11.00558], abs=1e-4)
 
 
 def test_the_real_mlp_is_the_known_affine_map(shared_data: Path):
@@ -94,6 +104,20 @@ def test_a_folder_with_backbone_and_head_loads(tmp_path: Path, file: str, name: 
         torch.testing.assert_close(scores, vectors[:, 0])
 
 
+def test_the_backbone_is_the_picture_tower_of_a_whole_clip(tmp_path: Path):
+    """As openai/clip-vit-large-patch14 is on the hub."""
+    clip, images = tiny_clip(1, 8), pictures(2).float()
+    clip.save_pretrained(tmp_path)
+    torch.save(linear_state(8), tmp_path / "sa_0_4_vit_l_14_linear.pth")
+    reward = load_reward(str(tmp_path / "sa_0_4_vit_l_14_linear.pth"))
+    pixels = reward.preprocess(images)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        vectors = torch.nn.functional.normalize(clip.get_image_features(pixel_values=pixels).pooler_output)  # type: ignore
+    weights = linear_state(8)
+    expected = vectors @ weights["weight"][0] + weights["bias"]
+    torch.testing.assert_close(reward(images, ["", ""]), expected)
+
+
 def test_bad_heads_are_refused_in_one_line(tmp_path: Path):
     file = tmp_path / "sa_0_4_vit_l_14_linear.pth"
     tiny_vision(12).save_pretrained(tmp_path)
@@ -102,6 +126,9 @@ def test_bad_heads_are_refused_in_one_line(tmp_path: Path):
         "is no MLP of five linear layers": {"weight": torch.ones(1, 12)},
         "unknown or missing: extra": mlp_state(12, 10, 8, 6, 4) | {"extra": torch.ones(1)},
         "not a state dict": torch.ones(3),
+        "that is not a state dict": {"weight": 3, "bias": 4},
+        "unpack": {"weight": torch.ones(3), "bias": torch.ones(1)},
+        "without activations; unknown or missing: 1": {"1": torch.ones(1)},
         "cannot be read as tensors": {"weight": Path("x")},
     }
     for message, content in bad.items():

@@ -191,15 +191,15 @@ class OriginalBert:
 
     @cache  # noqa: B019
     def pieces(self, word: str) -> tuple[int, ...]:
-        found, start, unknown = list[int](), 0, (self.vocabulary["[UNK]"],)
+        found, start = list[int](), 0
         while start < len(word) <= 100:
-            names = {end: ("##" if start else "") + word[start:end] for end in range(start + 1, len(word) + 1)}
-            known = [end for end, name in names.items() if name in self.vocabulary]
-            if not known:
-                return unknown
-            found.append(self.vocabulary[names[known[-1]]])
-            start = known[-1]
-        return tuple(found) if start else unknown
+            names = (("##" if start else "") + word[start:end] for end in range(len(word), start, -1))
+            longest = next((name for name in names if name in self.vocabulary), None)
+            if longest is None:
+                break
+            found.append(self.vocabulary[longest])
+            start += len(longest) - (2 if start else 0)
+        return tuple(found) if start == len(word) else (self.vocabulary["[UNK]"],)
 
     def __call__(self, text: str, limit: int) -> list[int]:
         ids = [number for word in self.words(text) for number in self.pieces(word)]

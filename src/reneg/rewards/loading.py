@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 Kind = Literal["clip", "cosine", "vision", "laion", "hps", "imagereward"]
 """How a reward's weights are read, and its formula."""
@@ -53,9 +53,14 @@ def load_complete(
         ValueError: the folder or hub repository holds no such model, or not all of it.
     """
     load: Any = model_class.from_pretrained  # annotated as if it never gave the loading info
+    config_class: Any = model_class.config_class
     name = settings.name
     try:
-        model, info = load(location, dtype=settings.dtype, use_safetensors=True, output_loading_info=True)
+        config = config_class.from_pretrained(location)
+        # A tower of a whole CLIPModel: only the whole's configuration is sure to have the width of the common space.
+        config.projection_dim = AutoConfig.from_pretrained(location).projection_dim
+        options = {"dtype": settings.dtype, "use_safetensors": True, "output_loading_info": True}
+        model, info = load(location, config=config, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{what} {name!r} cannot be loaded as a {model_class.__name__}: {reason}") from error
