@@ -58,7 +58,7 @@ def load_complete(
     try:
         config = config_class.from_pretrained(location)
         # A tower of a whole CLIPModel: only the whole's configuration is sure to have the width of the common space.
-        config.projection_dim = AutoConfig.from_pretrained(location).projection_dim
+        config.projection_dim = AutoConfig.from_pretrained(str(location)).projection_dim
         options = {"dtype": settings.dtype, "use_safetensors": True, "output_loading_info": True}
         model, info = load(location, config=config, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
