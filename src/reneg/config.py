@@ -19,6 +19,8 @@ PRESETS: dict[str, Path] = {
     "sdxl": CONFIGS / "sdxl.yaml",
     "sd3-medium": CONFIGS / "sd3.yaml",
     "sd3.5-medium": CONFIGS / "sd3.yaml",
+    "pixart-alpha": CONFIGS / "pixart.yaml",
+    "pixart-sigma": CONFIGS / "pixart.yaml",
 }
 """Model -> its preset, of which every command applies the settings that it has."""
 
@@ -340,7 +342,8 @@ class PlanConfig:
     """What `reneg learn` will need of a GPU's memory, from configurations alone: no weight is loaded."""
 
     model: str = "sd1.5"
-    """world, sd1.5, sdxl, sd3.5-medium, pixart-alpha, or a diffusers folder (its weights are not read)."""
+    """world, sd1.5, sdxl, sd3.5-medium, pixart-alpha, pixart-sigma, or a diffusers folder (its weights are not
+    read)."""
     reward: str = "hpsv2.1"
     """The reward that is maximised, by name, or a CLIPModel's folder."""
     monitor: str | None = None

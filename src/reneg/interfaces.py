@@ -43,6 +43,24 @@ class Conditioning:
     def to(self, device: torch.device) -> "Conditioning":
         return self._map(lambda tensor: tensor.to(device))
 
+    def filled(self) -> "Conditioning":
+        """Every token read: those that the mask hides become copies of those that are read, in turn.
+
+        Where one token is read, as in the null text of T5 and Gemma, cross-attention cannot tell the two apart: equal
+        tokens share one token's weight. Without a mask nothing changes.
+        """
+        mask = self.prompt_attention_mask
+        if mask is None:
+            return self
+        rows = []
+        for tokens, read in zip(self.prompt_embeds, mask.bool(), strict=True):
+            sources = read.nonzero().flatten()
+            order = torch.arange(len(tokens), device=tokens.device)
+            rows.append(
+                tokens if len(sources) == 0 else tokens[torch.where(read, order, sources[order % len(sources)])]
+            )
+        return Conditioning(torch.stack(rows), self.pooled_prompt_embeds, torch.ones_like(mask))
+
     @staticmethod
     def concatenate(*parts: "Conditioning") -> "Conditioning":
         """Several conditionings of one family in one batch; diffusers' pipelines run guidance negative first."""

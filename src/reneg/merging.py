@@ -69,19 +69,22 @@ def merge_files(files: Sequence[Path], weights: Sequence[float], method: Method,
 def between(null: Conditioning, negative: Conditioning, strength: float) -> Conditioning:
     """null + strength (negative - null): 0 is the null text, 1 the negative; above 1 goes beyond it.
 
+    A masked null text is filled, which changes nothing where it reads one token, and the negative's mask holds.
+
     Raises:
-        ValueError: the two have different masks, so no mask fits what lies between.
+        ValueError: the two have different lengths, or one of them alone has a mask.
     """
     if strength == 1:
         return negative
     if strength == 0:
         return null
     masks = null.prompt_attention_mask, negative.prompt_attention_mask
-    if null.prompt_embeds.shape != negative.prompt_embeds.shape or not _same(*masks):
+    if null.prompt_embeds.shape != negative.prompt_embeds.shape or (masks[0] is None) != (masks[1] is None):
         raise ValueError(
             f"--strength {strength}: this negative reads other tokens than the null text, so nothing lies between; "
             "leave --strength out, or give a file as --negative"
         )
+    null = null.filled()
     pooled = null.pooled_prompt_embeds, negative.pooled_prompt_embeds
     embeds = null.prompt_embeds + strength * (negative.prompt_embeds - null.prompt_embeds)
     if pooled[0] is None or pooled[1] is None:

@@ -62,7 +62,7 @@ def file_conditioning(embedding: NegativeEmbedding, model: DiffusionModel) -> Co
     Raises:
         ValueError: it was learned with another text encoder.
     """
-    embedding.check_encoder(model.encode_negative_prompt([""]).prompt_embeds, model.name)
+    embedding.check_encoder(model.encode_negative_prompt([""]).filled().prompt_embeds, model.name)
     return embedding.conditioning().to(model.device)
 
 

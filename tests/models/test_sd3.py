@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from proofs_sdxl_sd3 import (
+from family_proofs import (
     difference_from_the_pipeline,
     gradient_error,
     learn_by_command,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 from tiny import save_tiny_reward, tiny_model, tiny_pipeline
+from tiny_pixart import tiny_pixart
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reneg.cli import main
@@ -37,6 +38,7 @@ KNOWN = {
         "text_encoder_3": 4_762_310_656,
     },
     "pixart-alpha": {"transformer": 610_856_096 + SIZE_EMBEDDERS, "vae": 83_653_863, "text_encoder": 4_762_310_656},
+    "pixart-sigma": {"transformer": 610_856_096, "vae": 83_653_863, "text_encoder": 4_762_310_656},
 }
 
 
@@ -126,6 +128,17 @@ def test_settings_change_what_they_should(tiny: Path, plain: Plan):
     large = phases(tiny_plan(tiny, train_batch_size=8, resolution=32))
     assert large[GRADIENT].kept > 7 * saved[GRADIENT].kept
     assert large[LOOK].peak > 3 * saved[LOOK].peak
+
+
+def test_a_folder_of_pixart(tmp_path: Path):
+    """T5 at the pipeline's length; of the transformer's channels the learned sigma is dropped before the VAE."""
+    pipe = tiny_pixart()
+    pipe.save_pretrained(tmp_path / "model")
+    save_tiny_reward(tmp_path / "reward")
+    found = plan(PlanConfig(model=str(tmp_path / "model"), reward=str(tmp_path / "reward"), train_batch_size=2))
+    counts = {part.name: part.parameters for part in found.components}
+    assert counts["denoiser"] == sum(p.numel() for p in pipe.transformer.parameters())
+    assert found.resolution == 16 and phases(found)[GRADIENT].kept > 0
 
 
 @pytest.mark.parametrize(("dtype", "vae"), [("bf16", torch.bfloat16), ("fp16", torch.float32)])

@@ -10,6 +10,7 @@ import torch
 from reneg.config import ModelConfig
 from reneg.models.base import LatentModel
 from reneg.models.loading import load_pipeline, read_index
+from reneg.models.pixart import PixArtAlpha, PixArtSigma
 from reneg.models.sampling import FLOW_EULER, SCHEDULERS
 from reneg.models.sd import StableDiffusion
 from reneg.models.sd3 import StableDiffusion3
@@ -22,6 +23,8 @@ FAMILIES: dict[str, type[LatentModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
+    "PixArtAlphaPipeline": PixArtAlpha,
+    "PixArtSigmaPipeline": PixArtSigma,
 }
 """`_class_name` of a model_index.json -> the family that serves it."""
 
@@ -34,7 +37,7 @@ class ModelSource:
 
     location: str | Path
     """Hub id or folder."""
-    family: Literal["sd", "sdxl", "sd3"]
+    family: Literal["sd", "sdxl", "sd3", "pixart"]
     """Of the pipeline that is there."""
 
 
@@ -47,6 +50,8 @@ MODELS: dict[str, ModelSource] = {
     "sdxl": ModelSource("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
     "sd3-medium": ModelSource("stabilityai/stable-diffusion-3-medium-diffusers", "sd3"),
     "sd3.5-medium": ModelSource("stabilityai/stable-diffusion-3.5-medium", "sd3"),
+    "pixart-alpha": ModelSource("PixArt-alpha/PixArt-XL-2-1024-MS", "pixart"),
+    "pixart-sigma": ModelSource("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "pixart"),
 }
 """Short name -> where it is today: SD 1.5 and 2.1 have left their first homes. Presets are in config.PRESETS."""
 

@@ -37,7 +37,7 @@ def find_row(pipe: Any) -> PipelineRow:
 
 @torch.no_grad()
 def encode_null(pipe: Any, row: PipelineRow) -> Conditioning | None:
-    """The pipeline's own encoding of "", if its text encoder is loaded; None if it cannot be asked."""
+    """The pipeline's own encoding of "", filled, if its text encoder is loaded; None if it cannot be asked."""
     returned = _encode(pipe, {})
     if returned is None:
         return None
@@ -52,7 +52,15 @@ def encode_null(pipe: Any, row: PipelineRow) -> Conditioning | None:
             (t for t in returned[1:] if isinstance(t, Tensor) and t.ndim == row.pooled_dims and t.is_floating_point()),
             None,
         )
-    return Conditioning(embeds, None if pooled is None else pooled.reshape(1, -1))
+    mask = None
+    if row.mask is not None:
+        mask = next((t for t in returned[1:] if _is_mask(t, embeds)), None)
+    return Conditioning(embeds, None if pooled is None else pooled.reshape(1, -1), mask).filled()
+
+
+def _is_mask(value: Any, embeds: Tensor) -> bool:
+    """Whether what `encode_prompt` returned is the mask of some embeddings."""
+    return isinstance(value, Tensor) and value.shape == embeds.shape[:2] and bool(((value == 0) | (value == 1)).all())
 
 
 def pipeline_arguments(
@@ -163,7 +171,7 @@ def _encode(pipe: Any, also: dict[str, int]) -> tuple[Any, ...] | None:
             chosen[name] = [""]
         elif name in given:
             chosen[name] = given[name]
-        elif parameter.default is inspect.Parameter.empty:
+        elif parameter.default is inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             return None  # needs a picture or more
     returned = pipe.encode_prompt(**chosen)
     return returned if isinstance(returned, tuple) else (returned,)

@@ -23,7 +23,10 @@ LIBRARIES: dict[str, Any] = {
     **dict.fromkeys((*CLIP, "T5EncoderModel", "CLIPModel", "CLIPVisionModelWithProjection"), transformers),
 }
 """Class of a component -> its library."""
-MODELS = {name: CONFIGS / "plan" / f"{name}.json" for name in ("sd1.5", "sdxl", "sd3.5-medium", "pixart-alpha")}
+MODELS = {
+    name: CONFIGS / "plan" / f"{name}.json"
+    for name in ("sd1.5", "sdxl", "sd3.5-medium", "pixart-alpha", "pixart-sigma")
+}
 """Short name -> the public configurations of its components in one file: class_name and, by component, config.json."""
 TOWERS = {
     "hpsv2.1": "clip-h",

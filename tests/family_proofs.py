@@ -1,4 +1,4 @@
-"""What is proven of a family with pooled vectors, on a tiny pipeline: SDXL and SD3 alike."""
+"""What is proven of every family with more than one text embedding: pooled vectors or masks, on a tiny pipeline."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -33,14 +33,33 @@ def noise_for(model: LatentModel, count: int) -> Tensor:
 
 
 def like_a_learned_one(model: LatentModel, seed: int = 3) -> Conditioning:
-    """Near no text's encoding, of one prompt."""
+    """Near no text's encoding, of one prompt; all tokens read."""
     generator = torch.Generator().manual_seed(seed)
     null = model.encode_negative_prompt([""])
-    return Conditioning(*(torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in null.tensors()))
+    embeds, pooled = (
+        None if t is None else torch.randn(t.shape, generator=generator, dtype=t.dtype)
+        for t in (null.prompt_embeds, null.pooled_prompt_embeds)
+    )
+    assert embeds is not None
+    return Conditioning(embeds, pooled, null.filled().prompt_attention_mask)
 
 
-def difference_from_the_pipeline(model: LatentModel, negative: Conditioning | None, *, guidance_scale: float) -> float:
-    """Largest difference of a picture made by `generate` from the pipeline's own; None for its own null."""
+def positive_arguments(model: LatentModel, prompts: list[str]) -> dict[str, Any]:
+    """The prompts as a pipeline takes them beside a negative embedding: those with masks refuse texts there."""
+    positive = model.encode_prompt(prompts)
+    if positive.prompt_attention_mask is None:
+        return {"prompt": prompts}
+    return {"prompt_embeds": positive.prompt_embeds, "prompt_attention_mask": positive.prompt_attention_mask}
+
+
+def difference_from_the_pipeline(
+    model: LatentModel, negative: Conditioning | None, *, guidance_scale: float, **call: Any
+) -> float:
+    """Largest difference of a picture made by `generate` from the pipeline's own; None for its own null, from texts.
+
+    Args:
+        call: further arguments of the pipeline.
+    """
     pipe, prompts = model.pipe, PROMPTS[:3]
     noise = noise_for(model, 3)
     own = generate(
@@ -51,12 +70,17 @@ def difference_from_the_pipeline(model: LatentModel, negative: Conditioning | No
         guidance_scale=guidance_scale,
         num_inference_steps=STEPS,
     )
-    given: dict[str, Tensor | None] = {}
+    given: dict[str, Any] = {"prompt": list(prompts)}
     if negative is not None:
-        given["negative_prompt_embeds"] = negative.expand(3).prompt_embeds
-        given["negative_pooled_prompt_embeds"] = negative.expand(3).pooled_prompt_embeds
-    options = {"guidance_scale": guidance_scale, "num_inference_steps": STEPS, "output_type": "pt"}
-    reference = pipe(list(prompts), latents=noise, **given, **options).images
+        three = negative.expand(3)
+        given = positive_arguments(model, prompts) | {"negative_prompt": None}
+        given["negative_prompt_embeds"] = three.prompt_embeds
+        if three.pooled_prompt_embeds is not None:
+            given["negative_pooled_prompt_embeds"] = three.pooled_prompt_embeds
+        if three.prompt_attention_mask is not None:
+            given["negative_prompt_attention_mask"] = three.prompt_attention_mask
+    options = {"guidance_scale": guidance_scale, "num_inference_steps": STEPS, "output_type": "pt", **call}
+    reference = pipe(latents=noise, **given, **options).images
     assert float(reference.std()) > 0.02  # something to compare
     assert float(((reference > 0) & (reference < 1)).float().mean()) > 0.5  # and not clamped away
     return float((own - reference).abs().max())
@@ -76,8 +100,8 @@ def x0_round_trip(model: LatentModel) -> float:
     return max(errors)
 
 
-def gradient_error(model: LatentModel, step_index: int) -> tuple[float, float]:
-    """Relative errors of the gradients of embedding and pooled vector against central differences, in float64.
+def gradient_error(model: LatentModel, step_index: int) -> list[float]:
+    """Relative errors of the gradient of each parameter against central differences, in float64.
 
     At some forty coordinates each, evenly spread.
     """
@@ -89,14 +113,15 @@ def gradient_error(model: LatentModel, step_index: int) -> tuple[float, float]:
     latents = model.initial_latents(draw_noise(generators, model.latent_shape, model.dtype, model.device))
     latents = denoise(model, latents, timesteps[:step_index], positive, negative.detach(), 5.0, generators)
 
-    def rewards_of(embeds: Tensor, pooled: Tensor) -> Tensor:
-        count = len(embeds)
+    def rewards_of(*state: Tensor) -> Tensor:
+        count, mask = len(state[0]), target.null.prompt_attention_mask
+        negative = Conditioning(*state) if mask is None else Conditioning(state[0], None, mask.expand(count, -1))
         x0, _ = one_step_x0(
             model,
             latents.expand(count, -1, -1, -1),
             timesteps[step_index],
             positive.expand(count),
-            Conditioning(embeds, pooled),
+            negative,
             5.0,
             target.policy,
         )
@@ -117,7 +142,7 @@ def gradient_error(model: LatentModel, step_index: int) -> tuple[float, float]:
             expected, got = (ends[0] - ends[1]) / 2e-3, gradient.flatten()[chosen]
             assert float(got.norm()) > 0
             found.append(float((got - expected).norm() / expected.norm()))
-    return found[0], found[1]
+    return found
 
 
 def learned_rewards(model: LatentModel, folder: Path, *, learning_rate: float) -> tuple[float, float]:
@@ -139,11 +164,15 @@ def learned_rewards(model: LatentModel, folder: Path, *, learning_rate: float) -
     return float(looks[0]["reward"]), float(looks[-1]["reward"])
 
 
-def learn_by_command(build: Build, folder: Path) -> None:
+def learn_by_command(build: Build, folder: Path, **call: Any) -> None:
     """`reneg learn --model FOLDER --reward FOLDER` on what `save_pretrained` wrote, then the file in use.
 
-    Proven: the file holds a pooled vector that moved, and the pictures of the loaded model, and of diffusers' own
-    pipeline with `for_pipeline`, are those of the run's last state.
+    Proven: the file holds an embedding, and where the family has one a pooled vector, that moved, and a mask that
+    reads all; and the pictures of the loaded model, and of diffusers' own pipeline with `for_pipeline`, are those of
+    the run's last state.
+
+    Args:
+        call: further arguments of the pipeline.
     """
     build().save_pretrained(folder / "model")
     save_tiny_reward(folder / "reward")
@@ -170,9 +199,14 @@ def learn_by_command(build: Build, folder: Path) -> None:
     assert embedding.metadata["scheduler"] == model.scheduler_name
     shown = ["--num_inference_steps", "4", "--output_dir", str(folder / "verified")]
     assert main(["verify", str(file), "--model", str(folder / "model"), *shown]) == 0
-    null, learned = model.encode_negative_prompt([""]), embedding.conditioning()
-    for before, after in zip(null.tensors(), learned.tensors(), strict=True):
-        assert float((after - before).abs().max()) > 0.01
+    null, learned = model.encode_negative_prompt([""]).filled(), embedding.conditioning()
+    moved = [(null.prompt_embeds, learned.prompt_embeds), (null.pooled_prompt_embeds, learned.pooled_prompt_embeds)]
+    for before, after in moved:
+        assert (before is None) == (after is None)
+        if before is not None and after is not None:
+            assert float((after - before).abs().amax(-1).min()) > 0.01  # every token
+    assert (learned.prompt_attention_mask is None) == (null.prompt_attention_mask is None)
+    assert learned.prompt_attention_mask is None or bool(learned.prompt_attention_mask.all())
     assert embedding.null_prompt_embeds is not None
     assert torch.equal(embedding.null_prompt_embeds, null.prompt_embeds)
 
@@ -182,7 +216,8 @@ def learn_by_command(build: Build, folder: Path) -> None:
     pipe = build()
     pipe.scheduler = model.scheduler
     applied = embedding.for_pipeline(pipe, num_prompts=2, guidance_scale=5.0)
-    reference = pipe(PROMPTS[:2], latents=noise, output_type="pt", **applied, **options).images
+    prompts = positive_arguments(model, PROMPTS[:2])
+    reference = pipe(latents=noise, output_type="pt", **prompts, **applied, **options, **call).images
     assert float((own - reference).abs().max()) < 1e-5
     without = generate(model, PROMPTS[:2], null, noise, **options)
     assert float((own - without).abs().max()) > 1e-3
