@@ -21,6 +21,7 @@ PRESETS: dict[str, Path] = {
     "sd3.5-medium": CONFIGS / "sd3.yaml",
     "pixart-alpha": CONFIGS / "pixart.yaml",
     "pixart-sigma": CONFIGS / "pixart.yaml",
+    "sana": CONFIGS / "sana.yaml",
 }
 """Model -> its preset, of which every command applies the settings that it has."""
 

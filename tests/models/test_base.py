@@ -7,6 +7,8 @@ import torch
 from fakes import PROMPTS
 from saved_bytes import Saved
 from tiny import tiny_model, tiny_pipeline
+from tiny_pixart import tiny_pixart
+from tiny_sana import tiny_sana
 from tiny_sd3 import tiny_sd3
 from tiny_sdxl import tiny_sdxl
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 from reneg.algorithm import one_step_x0
 from reneg.generation import picture_generators, picture_noise
 from reneg.models.base import LatentModel
+from reneg.models.pixart import PixArtAlpha
+from reneg.models.sana import Sana
 from reneg.models.sd import StableDiffusion
 from reneg.models.sd3 import StableDiffusion3
 from reneg.models.sdxl import StableDiffusionXL
@@ -23,6 +27,8 @@ FAMILIES: dict[str, Callable[[], LatentModel]] = {
     "sd": lambda: StableDiffusion(tiny_pipeline(torch.float64), name="tiny"),
     "sdxl": lambda: StableDiffusionXL(tiny_sdxl(torch.float64), name="tiny"),
     "sd3": lambda: StableDiffusion3(tiny_sd3(torch.float64), name="tiny"),
+    "pixart": lambda: PixArtAlpha(tiny_pixart(torch.float64), name="tiny"),
+    "sana": lambda: Sana(tiny_sana(torch.float64), name="tiny"),
 }
 
 
@@ -54,7 +60,9 @@ def test_checkpointing_saves_memory_and_changes_no_bit_of_the_gradient(family: s
     )
     assert all(torch.equal(*pair) for pair in zip(plain, checkpointed, strict=True))
     assert float(plain[0].norm()) > 0
-    assert lean_denoiser < denoiser / 2 and lean < whole / 2
+    assert lean_denoiser < denoiser / 2
+    if family != "sana":  # its VAE cannot be checkpointed
+        assert lean < whole / 2
 
 
 def test_sampling_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ from reneg.models.base import LatentModel
 from reneg.models.loading import load_pipeline, read_index
 from reneg.models.pixart import PixArtAlpha, PixArtSigma
 from reneg.models.sampling import FLOW_EULER, SCHEDULERS
+from reneg.models.sana import Sana
 from reneg.models.sd import StableDiffusion
 from reneg.models.sd3 import StableDiffusion3
 from reneg.models.sdxl import StableDiffusionXL
@@ -25,6 +26,7 @@ FAMILIES: dict[str, type[LatentModel]] = {
     "StableDiffusion3Pipeline": StableDiffusion3,
     "PixArtAlphaPipeline": PixArtAlpha,
     "PixArtSigmaPipeline": PixArtSigma,
+    "SanaPipeline": Sana,
 }
 """`_class_name` of a model_index.json -> the family that serves it."""
 
@@ -37,7 +39,7 @@ class ModelSource:
 
     location: str | Path
     """Hub id or folder."""
-    family: Literal["sd", "sdxl", "sd3", "pixart"]
+    family: Literal["sd", "sdxl", "sd3", "pixart", "sana"]
     """Of the pipeline that is there."""
 
 
@@ -52,6 +54,7 @@ MODELS: dict[str, ModelSource] = {
     "sd3.5-medium": ModelSource("stabilityai/stable-diffusion-3.5-medium", "sd3"),
     "pixart-alpha": ModelSource("PixArt-alpha/PixArt-XL-2-1024-MS", "pixart"),
     "pixart-sigma": ModelSource("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS", "pixart"),
+    "sana": ModelSource("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers", "sana"),
 }
 """Short name -> where it is today: SD 1.5 and 2.1 have left their first homes. Presets are in config.PRESETS."""
 

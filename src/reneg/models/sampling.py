@@ -1,5 +1,6 @@
 """How each kind of prediction is sampled: its timesteps, its steps, and alpha and sigma of Eq. 6."""
 
+import inspect
 from typing import Any, Protocol
 
 import torch
@@ -88,7 +89,10 @@ class FlowSampler:
     def __init__(self, config: Any, *, model: str):
         # DPM-Solver's configs call it flow_shift.
         shift = config.get("shift", config.get("flow_shift", 1.0))
-        self.scheduler: Any = FlowMatchEulerDiscreteScheduler.from_config(config, shift=shift)
+        known = inspect.signature(FlowMatchEulerDiscreteScheduler.__init__).parameters
+        # Another scheduler's settings that this one does not have are no matter for a warning.
+        given = {key: value for key, value in config.items() if key in known}
+        self.scheduler: Any = FlowMatchEulerDiscreteScheduler(**given | {"shift": shift})
         own = self.scheduler.config
         predicts = config.get("prediction_type", "flow_prediction")
         if predicts != "flow_prediction" or own.use_dynamic_shifting or own.stochastic_sampling:
