@@ -27,7 +27,7 @@ from reneg.prompts import read_prompts
 from reneg.provenance import code_version
 from reneg.randomness import prompt_index
 from reneg.targets import TARGETS
-from reneg.world import load_prompts
+from reneg.world import DENOISERS, load_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +172,6 @@ def learning_metadata(
                 if row["step"] == at:
                     names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
                     metadata |= {f"{name}_{when}": str(row[name]) for name in names}
-    if config.model == "world":
+    if config.model in DENOISERS:
         metadata["license"] = "Apache-2.0 (bundled world)"
     return metadata
