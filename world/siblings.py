@@ -38,7 +38,7 @@ class Sibling:
 
 
 SIBLINGS = {
-    "world-small": Sibling(seed=701, steps=8000, block_out_channels=(64, 128)),
+    "world-small": Sibling(seed=701, steps=5000, block_out_channels=(64, 128)),
     # As Stable Diffusion 1.4 and 1.5 both went on from 1.2, and 2's v-prediction from its epsilon.
     "world-v": Sibling(seed=801, steps=2000, from_shipped=True, prediction_type="v_prediction", learning_rate=5e-4),
 }
