@@ -119,11 +119,14 @@ class NegativeEmbedding:
         null = encode_null(pipe, row)
         own = self.null_prompt_embeds
         if null is not None and (own is None or own.any()):  # SDXL's null text may be zeros, which tell nothing
-            # Encoders that pad give the same leading tokens at any length.
+            # Encoders that pad give the same tokens at any length: the leading ones, or the last where they pad left.
             shared = min(null.prompt_embeds.shape[1], self.negative_prompt_embeds.shape[1])
-            cut = self.negative_prompt_embeds[:, :shared], None if own is None else own[:, :shared]
-            leading = replace(self, negative_prompt_embeds=cut[0], null_prompt_embeds=cut[1])
-            leading.check_encoder(null.prompt_embeds[:, :shared], type(pipe).__name__)
+            part = slice(-shared, None) if row.pads_left else slice(shared)
+            cut = self.negative_prompt_embeds[:, part], None if own is None else own[:, part]
+            same_length = replace(
+                self, negative_prompt_embeds=cut[0], null_prompt_embeds=cut[1], negative_prompt_attention_mask=None
+            )
+            same_length.check_encoder(null.prompt_embeds[:, part], type(pipe).__name__)
         warn_without_guidance(pipe, row, guidance_scale)
         counts = {"num_prompts": num_prompts, "num_images_per_prompt": num_images_per_prompt}
         return pipeline_arguments(pipe, row, self.conditioning(), null, **counts)
