@@ -1,5 +1,6 @@
 """What all families share: gradient checkpointing in eval mode."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -73,3 +74,24 @@ def test_sampling_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch):
     latents = picture_noise(model, picture_generators(0, 0, 1))
     with torch.no_grad():
         model.decode(model.predict(latents, model.set_timesteps(4)[2], model.null_conditioning()))
+
+
+class Kept(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def test_diffusers_does_not_report_at_every_batch_what_it_cuts_off():
+    kept, logger, long = Kept(), logging.getLogger("diffusers"), "a very long prompt of many letters"
+    logger.addHandler(kept)
+    try:
+        tiny_model().encode_prompt([long])
+        assert not kept.messages
+        tiny_pipeline().encode_prompt(long, "cpu", 1, False)  # which by itself does
+        assert "truncated" in kept.messages[0]
+    finally:
+        logger.removeHandler(kept)

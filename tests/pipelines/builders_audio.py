@@ -140,7 +140,6 @@ def audioldm_components() -> Pool:
         spec_size=64,
         num_mel_bins=64,
         window_size=4,
-        intermediate_size=16,
         depths=[1, 1],
         num_attention_heads=[2, 2],
         num_hidden_layers=2,
@@ -171,7 +170,9 @@ def audioldm_components() -> Pool:
         "tokenizer": letters(RobertaTokenizer, model_max_length=16),
         "text_encoder_2": T5EncoderModel(t5),
         "tokenizer_2": letters(T5Tokenizer, model_max_length=16),
-        "projection_model": AudioLDM2ProjectionModel(text_encoder_dim=8, text_encoder_1_dim=WIDTH, langauge_model_dim=8),
+        "projection_model": AudioLDM2ProjectionModel(
+            text_encoder_dim=8, text_encoder_1_dim=WIDTH, langauge_model_dim=8
+        ),
         "language_model": language,
         "vocoder": SpeechT5HifiGan(vocoder),
     }
@@ -329,7 +330,9 @@ KANDINSKY = Family(
 
 CASES = [
     Case("StableAudioPipeline", audio_family(stable_audio_components, "attention_mask", (3, 4))),
-    Case("StableAudio3Pipeline", audio_family(stable_audio_3_components, "encoder_attention_mask", (4, 4), duration=2)),
+    Case(
+        "StableAudio3Pipeline", audio_family(stable_audio_3_components, "encoder_attention_mask", (4, 4), duration=2)
+    ),
     Case("AudioLDM2Pipeline", AUDIOLDM),
     Case("LTX2Pipeline", LTX2),
     *(Case(f"LTX2{kind}Pipeline", LTX2, slow=True) for kind in ("Condition", "ImageToVideo", "InContext", "HDR")),

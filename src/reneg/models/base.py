@@ -1,16 +1,29 @@
 """What all families share: the frozen components of a diffusers pipeline behind the DiffusionModel protocol."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from jaxtyping import Float, Real
 from torch import Tensor
 
 from reneg.interfaces import Conditioning, PredictionType
 from reneg.models.sampling import DiffusionSampler, FlowSampler, Sampler
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' report of all that it cuts off, padding included, at every batch: it was told once before."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 class LatentModel(ABC):
@@ -117,11 +130,13 @@ class LatentModel(ABC):
 
         Frozen encoders make no graph.
         """
-        return self._encode(list(prompts), negative=False)
+        with _quiet():
+            return self._encode(list(prompts), negative=False)
 
     def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """[b] texts -> their encodings in the form of negative prompts."""
-        return self._encode(list(prompts), negative=True)
+        with _quiet():
+            return self._encode(list(prompts), negative=True)
 
     def null_conditioning(self) -> Conditioning:
         """What the pipeline takes without a negative prompt, as the conditioning of one prompt."""

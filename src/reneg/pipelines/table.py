@@ -70,9 +70,7 @@ _MASKED_PER_IMAGE = PipelineRow(mask=MASK, length="padded")
 _FIXED = PipelineRow()
 _ZERO_PADDED = PipelineRow(length="padded")
 _FREE = PipelineRow(length="free")
-_QWEN_EDIT = PipelineRow(
-    mask=_EMBEDS_MASK, length="free", per_image=False, reads_picture=True, scale="true_cfg_scale"
-)
+_QWEN_EDIT = PipelineRow(mask=_EMBEDS_MASK, length="free", per_image=False, reads_picture=True, scale="true_cfg_scale")
 _CASCADE = "negative_prompt_embeds_pooled"
 _GLYPHS = OtherEncoder((("negative_prompt_embeds_2", 2), ("negative_prompt_embeds_mask_2", 3)))
 _T5_OF_HUNYUAN = OtherEncoder(
