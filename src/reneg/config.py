@@ -114,6 +114,9 @@ class LearnConfig(ModelConfig):
     gradient_checkpointing: bool = False
     """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them: far less
     memory, one more evaluation a gradient, the same gradient to the last bit (docs/memory.md)."""
+    offload: bool = False
+    """Let wait on the CPU what a phase does not need: the text encoders, the monitor's reward between its looks, and
+    at a look the model and the rewards in turn (docs/memory.md). Nothing changes but memory and time."""
     learning_rate: float = 5e-3
     """"a learning rate of 5e-3" (§5.1). Other targets have their own: 1e-3 for lora, 1e-5 for denoiser and
     text_encoder."""
@@ -189,6 +192,8 @@ class LearnConfig(ModelConfig):
         require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
         plain = fast is None or self.scheduler == "ddim"
         require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
+        fixed = not self.offload or self.target in ("negative_embedding", "embedding_and_scale")
+        require(fixed, f"--offload: goes with a model that stays as it is, and --target {self.target} trains it")
         clip = self.max_grad_norm
         require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
 

@@ -93,6 +93,8 @@ class GradientPolicy:
 
     positive: bool
     negative: bool
+    text: bool = False
+    """The text encoders are trained, so prompts are encoded at every step; otherwise once, before learning."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,8 @@ class PipelineModel(DiffusionModel, Protocol):
 
     pipe: Any
     """The pipeline."""
+    vae: Any
+    """Its VAE, a module."""
 
     @property
     def denoiser(self) -> Any:
@@ -205,7 +209,11 @@ class PipelineModel(DiffusionModel, Protocol):
 
     @property
     def encoders(self) -> list[Any]:
-        """The text encoders, modules."""
+        """The text encoders, modules; none once they were let go."""
+        ...
+
+    def encode_ahead(self, prompts: Sequence[str]) -> None:
+        """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others."""
         ...
 
 
@@ -217,6 +225,15 @@ class Reward(Protocol):
 
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """Images in [0, 1] and their prompts -> one score each; no item's score depends on its batch-mates."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
+class ModuleReward(Reward, Protocol):
+    """A reward whose weights are torch modules, which can wait on the CPU."""
+
+    def modules(self) -> list[Any]:
+        """All of them."""
         ...
 
 

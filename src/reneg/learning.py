@@ -40,11 +40,12 @@ def learn(
     prompts = learning_prompts(config)
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
-    model = load_configured(config, device=device)
+    model = load_configured(config, device=device, offload=config.offload)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     check_prompt_lengths(prompts, model, source=config.prompts)
-    reward = load_mixture(config.reward, device=device) if reward is None else reward
-    monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
+    home = "cpu" if config.offload else device
+    reward = load_mixture(config.reward, device=home) if reward is None else reward
+    monitor = None if config.monitor is None else load_reward(config.monitor, device=home)
     artifact = Learner(config, model, reward, monitor, prompts, accelerator).run()
     return cast(NegativeEmbedding | Weights, artifact)

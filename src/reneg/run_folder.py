@@ -36,6 +36,7 @@ FREE = {
     "output_dir",
     "report_to",
     "gradient_checkpointing",
+    "offload",
     "resume_from_checkpoint",
     "checkpointing_steps",
     "checkpoints_total_limit",

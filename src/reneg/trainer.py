@@ -17,11 +17,12 @@ from torch import Tensor
 from reneg.checkpoint import check_settings, checkpoint_name, find_checkpoint, load_checkpoint, save_checkpoint
 from reneg.config import LearnConfig
 from reneg.estimators import ESTIMATORS
-from reneg.interfaces import Artifact, DiffusionModel, Reward
+from reneg.interfaces import Artifact, DiffusionModel, ModuleReward, PipelineModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
 from reneg.models import check_device
 from reneg.monitor import Monitor, relative_distance, reward_statistics
+from reneg.offload import EVERYTHING_STAYS, Offload
 from reneg.progress import progress_bar
 from reneg.randomness import Streams
 from reneg.rewards.mixture import Mixture
@@ -69,6 +70,22 @@ def make_accelerator(config: LearnConfig) -> Accelerator:
     return accelerator
 
 
+def _offload(model: DiffusionModel, reward: Reward, monitor: Reward | None) -> Offload:
+    """The parts of a run that can wait; a model or reward without modules has none."""
+    pipeline = model if isinstance(model, PipelineModel) else None
+
+    def modules(scorer: Reward | None) -> list[Any]:
+        return scorer.modules() if isinstance(scorer, ModuleReward) else []
+
+    parts = {
+        "text encoders": lambda: [] if pipeline is None else pipeline.encoders,
+        "model": lambda: [] if pipeline is None else [pipeline.denoiser, pipeline.vae],
+        "rewards": lambda: modules(reward),
+        "monitor": lambda: modules(monitor),
+    }
+    return Offload(parts, model.device)
+
+
 class Learner:
     """One run: its state, and what each step does with it."""
 
@@ -83,6 +100,8 @@ class Learner:
     ):
         self.config, self.model, self.reward, self.prompts = config, model, reward, prompts
         self.accelerator, self.folder = accelerator, config.output_dir
+        self.offload = _offload(model, reward, monitor) if config.offload else EVERYTHING_STAYS
+        self.offload.only("text encoders")
         self.target = make_target(model, config)
         self.state = TrainingState(self.target, config)
         self._final, self._last = (self.folder / name for name in result_names(config.target))
@@ -95,6 +114,7 @@ class Learner:
             seed=config.seed,
             guidance_scale=config.guidance_scale,
             num_inference_steps=config.num_inference_steps,
+            offload=self.offload,
         )
         self.metrics = MetricsLog(self.folder / METRICS)
         self._settings = result_settings(config, prompts, accelerator.num_processes)
@@ -104,6 +124,7 @@ class Learner:
         """Learn from the start, or from the checkpoint that the configuration names, to the last step."""
         config = self.config
         resumed = self._start()
+        self._encode_ahead()
         with progress_bar(config.max_train_steps, enabled=self.accelerator.is_main_process) as show:
             if not resumed:
                 self._look()
@@ -167,6 +188,30 @@ class Learner:
         logger.info("going on from %s", path)
         return checkpoint.metrics_rows
 
+    def _encode_ahead(self) -> None:
+        """Encode what the rest of the run will need, and let go of the text encoders, unless they are trained."""
+        if self.target.policy.text or not isinstance(self.model, PipelineModel):
+            return
+        needed, every = dict.fromkeys(self.monitor.prompts), set(self.prompts)
+        for step in range(self.state.step, self.config.max_train_steps):
+            for micro_batch in range(self.config.gradient_accumulation_steps):
+                needed |= dict.fromkeys(sample_prompts(self.config, self.prompts, self._numbers(step, micro_batch)))
+            if len(needed) == len(every):
+                break
+        self.model.encode_ahead(list(needed))
+        logger.info("%d prompts encoded; the text encoders are let go", len(needed))
+
+    def _numbers(self, step: int, micro_batch: int) -> list[int]:
+        """The samples of one micro-batch of this process."""
+        return sample_numbers(
+            step,
+            self.accelerator.process_index,
+            micro_batch,
+            train_batch_size=self.config.train_batch_size,
+            gradient_accumulation_steps=self.config.gradient_accumulation_steps,
+            num_processes=self.accelerator.num_processes,
+        )
+
     def _update(self) -> Row:
         """One optimiser step over the global batch (§4.2)."""
         config, start = self.config, time.perf_counter()
@@ -195,16 +240,10 @@ class Learner:
     def _gradient(self) -> tuple[Float[Tensor, " b"], int]:
         """Leave the gradient of the global batch in the parameters; its rewards, and the last step that carried it."""
         config, accelerator = self.config, self.accelerator
+        self.offload.only("model", "rewards")
         rewards, step_index = [], 0
         for micro_batch in range(config.gradient_accumulation_steps):
-            numbers = sample_numbers(
-                self.state.step,
-                accelerator.process_index,
-                micro_batch,
-                train_batch_size=config.train_batch_size,
-                gradient_accumulation_steps=config.gradient_accumulation_steps,
-                num_processes=accelerator.num_processes,
-            )
+            numbers = self._numbers(self.state.step, micro_batch)
             outputs = ESTIMATORS[config.gradient_estimator](
                 self.model,
                 self.target,

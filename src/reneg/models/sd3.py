@@ -34,11 +34,11 @@ class StableDiffusion3(LatentModel):
     @property
     def tokenizer(self) -> Any:
         """T5's, which reads on where the CLIP encoders stop, if there is T5."""
-        return self.pipe.tokenizer if self.pipe.text_encoder_3 is None else self.pipe.tokenizer_3
+        return self.pipe.tokenizer if self.pipe.tokenizer_3 is None else self.pipe.tokenizer_3
 
     @property
     def max_tokens(self) -> int:
-        return self.pipe.tokenizer_max_length if self.pipe.text_encoder_3 is None else T5_TOKENS
+        return self.pipe.tokenizer_max_length if self.pipe.tokenizer_3 is None else T5_TOKENS
 
     def _encode(self, prompts: list[str], *, negative: bool) -> Conditioning:
         encoded = self.pipe.encode_prompt(
