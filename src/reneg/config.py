@@ -348,7 +348,7 @@ class PlanConfig:
     """What `reneg learn` will need of a GPU's memory, from configurations alone: no weight is loaded."""
 
     model: str = "sd1.5"
-    """world, sd1.5, sdxl, sd3.5-medium, pixart-alpha, pixart-sigma, or a diffusers folder (its weights are not
+    """world, sd1.5, sdxl, sd3.5-medium, pixart-alpha, pixart-sigma, sana, or a diffusers folder (its weights are not
     read)."""
     reward: str = "hpsv2.1"
     """The reward that is maximised, by name, or a CLIPModel's folder."""
@@ -360,6 +360,8 @@ class PlanConfig:
     """Samples of one micro-batch on one GPU; gradient_accumulation_steps make up for a small one."""
     gradient_checkpointing: bool = False
     """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them."""
+    offload: bool = False
+    """Let wait on the CPU what a phase does not need."""
     resolution: int | None = None
     """Height and width of the pictures in pixels; null takes the model's own, at which learning runs."""
     gpu_memory: float | None = None
