@@ -12,6 +12,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -62,7 +63,8 @@ def real_model() -> StableDiffusion:
     configs = read_model("sd1.5")
     unet, vae = (build(configs[part], torch.float32) for part in ("unet", "vae"))
     parts = {"text_encoder": None, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipe = StableDiffusionPipeline(unet=unet, vae=vae, tokenizer=tiny_tokenizer(), scheduler=DDIMScheduler(), **parts)
+    scheduler: Any = DDIMScheduler()  # diffusers annotates another type
+    pipe = StableDiffusionPipeline(unet=unet, vae=vae, tokenizer=tiny_tokenizer(), scheduler=scheduler, **parts)
     return StableDiffusion(pipe, name="sd1.5 with random weights")
 
 
@@ -77,8 +79,9 @@ def real_reward() -> ClipReward:
 def measure(model: StableDiffusion, reward: ClipReward, side: int) -> dict[str, float]:
     """Bytes kept after the denoiser, and after the decoder and the reward, in a step as learning takes it."""
     generators = picture_generators(0, 0, 1)
-    latents = draw_noise(generators, (4, side // 8, side // 8), torch.float32, torch.device("cpu"))
-    texts = draw_noise(picture_generators(1, 0, 2), (77, 768), torch.float32, torch.device("cpu"))
+    config, latent = model.denoiser.config, side // model.pipe.vae_scale_factor
+    latents = draw_noise(generators, (config.in_channels, latent, latent), torch.float32, torch.device("cpu"))
+    texts = torch.randn(2, 77, config.cross_attention_dim, generator=generators[0])
     positive, negative = Conditioning(texts[:1]), Conditioning(torch.nn.Parameter(texts[1:]))
     timestep = model.set_timesteps(30)[25]
     saved = Saved(model.denoiser, model.vae, reward.model)

@@ -35,6 +35,13 @@ class Part(torch.nn.Module):
         return self
 
 
+class Mean(torch.nn.Module):
+    """A user's own module."""
+
+    def forward(self, images: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        return images.mean((1, 2, 3))
+
+
 def test_the_rest_leaves_before_what_is_needed_comes():
     log: list[tuple[str, str]] = []
     a, b, c = (Part(log, name) for name in "abc")
@@ -126,8 +133,7 @@ def test_offloading_changes_nothing_and_every_part_works_in_a_phase_that_has_it(
 
 def test_rewards_name_their_modules():
     clip = tiny_clip_reward()
-    module = torch.nn.Identity()
-    module.forward = lambda images, prompts: images.mean((1, 2, 3))
+    module = Mean()
     own, plain = OwnReward(module, name="own"), OwnReward(lambda images, prompts: images.mean((1, 2, 3)), name="plain")
     assert all(isinstance(reward, ModuleReward) for reward in (clip, own, plain))
     assert own.modules() == [module] and plain.modules() == []

@@ -61,7 +61,8 @@ def test_zero_terminal_snr_begins_with_noise_alone():
     timesteps = model.set_timesteps(8)
     alpha, sigma = model.alpha_sigma(timesteps[0])
     assert (float(alpha), float(sigma)) == (0, 1)
-    latents = denoise_fast(model, noise_for(model, 1), timesteps, *(model.encode_prompt([t]) for t in ("a", "")), 5.0)
+    positive, negative = model.encode_prompt(["a"]), model.null_conditioning()
+    latents = denoise_fast(model, noise_for(model, 1), timesteps, positive, negative, 5.0)
     assert bool(latents.isfinite().all())  # its log-SNR is minus infinity
 
 
