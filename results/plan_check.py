@@ -63,7 +63,7 @@ def real_model() -> StableDiffusion:
     configs = read_model("sd1.5")
     unet, vae = (build(configs[part], torch.float32) for part in ("unet", "vae"))
     parts = {"text_encoder": None, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    scheduler: Any = DDIMScheduler()  # diffusers annotates another type
+    scheduler: Any = DDIMScheduler(steps_offset=1, clip_sample=False)  # diffusers annotates another type
     pipe = StableDiffusionPipeline(unet=unet, vae=vae, tokenizer=tiny_tokenizer(), scheduler=scheduler, **parts)
     return StableDiffusion(pipe, name="sd1.5 with random weights")
 

@@ -47,6 +47,9 @@ from reneg.training_state import TrainingState
 
 logger = logging.getLogger(__name__)
 
+FP16_LOSS_SCALE = 1024.0
+"""With fp16 the loss is multiplied by this, and its gradient divided again: a mean reward's gradient in the latents is
+often below 6e-8, float16's smallest number. A power of two, so that it rounds nothing."""
 REMEDY = "lower --learning_rate or set --max_grad_norm, and learn again in another --output_dir"
 
 
@@ -242,6 +245,7 @@ class Learner:
         config, accelerator = self.config, self.accelerator
         self.offload.only("model", "rewards")
         rewards, step_index = [], 0
+        scale = FP16_LOSS_SCALE if self.model.dtype == torch.float16 else 1.0
         for micro_batch in range(config.gradient_accumulation_steps):
             numbers = self._numbers(self.state.step, micro_batch)
             outputs = ESTIMATORS[config.gradient_estimator](
@@ -257,11 +261,11 @@ class Learner:
                 trajectory_steps=config.trajectory_steps,
             )
             for output in outputs:
-                (output.loss / config.gradient_accumulation_steps).backward()
+                (scale * output.loss / config.gradient_accumulation_steps).backward()
                 rewards.append(output.rewards)
                 step_index = output.step_index
         for gradient in self.state.gradients():
-            gradient.copy_(cast(Tensor, accelerator.reduce(gradient, "mean")))
+            gradient.copy_(cast(Tensor, accelerator.reduce(gradient / scale, "mean")))
         return cast(Tensor, accelerator.gather(torch.cat(rewards))), step_index
 
     def _part_means(self) -> dict[str, float]:

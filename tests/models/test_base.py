@@ -1,13 +1,15 @@
 """What all families share: gradient checkpointing in eval mode, and learning in half precision."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fakes import PROMPTS
+from fakes import PROMPTS, Brightness
 from saved_bytes import Saved
+from short_runs import fake_learner, quick
 from tiny import tiny_clip_reward, tiny_model, tiny_pipeline
 from tiny_pixart import tiny_pixart
 from tiny_sana import tiny_sana
@@ -17,6 +19,7 @@ from torch import Tensor
 
 from reneg.algorithm import one_step_x0, training_steps
 from reneg.generation import picture_generators, picture_noise
+from reneg.metrics import read_rows
 from reneg.models.base import LatentModel
 from reneg.models.pixart import PixArtAlpha
 from reneg.models.sana import Sana
@@ -104,6 +107,27 @@ def test_learning_in_half_precision(family: str, precision: str):
     likeness = torch.nn.functional.cosine_similarity(torch.cat(gradients), torch.cat(exact), dim=0)
     print(f"\n{family} {precision}: cosine with the float32 gradient {float(likeness):.4f}")  # noqa: T201 (measured, shown with -s)
     assert float(likeness) > (0.99 if precision == "fp16" else 0.9)
+
+
+class Faint:
+    """A reward whose gradient in the latents is below float16's smallest number."""
+
+    name = "faint"
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return 1e-4 * images.float().mean((1, 2, 3))
+
+
+def test_small_gradients_survive_float16(tmp_path: Path):
+    norms = {}
+    for dtype in (torch.float16, torch.float32):
+        brief = {"max_train_steps": 1, "train_batch_size": 2, "num_inference_steps": 3, "grad_step_range": (2, 2)}
+        config = quick(tmp_path / str(dtype), num_validation_prompts=1, **brief)
+        fake_learner(config, model=build("sd", dtype), reward=Faint(), monitor=Brightness()).run()
+        (row,) = [row for row in read_rows(config.output_dir / "metrics.jsonl") if row["kind"] == "update"]
+        norms[dtype] = float(row["grad_norm"])
+    assert norms[torch.float32] > 0
+    assert abs(norms[torch.float16] / norms[torch.float32] - 1) < 0.1
 
 
 def test_sampling_is_not_checkpointed(monkeypatch: pytest.MonkeyPatch):
