@@ -189,7 +189,7 @@ class DiffusionModel(Protocol):
         ...
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Latents -> images, nominally in [0, 1] and not clamped, so that no gradient is cut off."""
+        """Latents -> images in float32 at least, nominally in [0, 1] and not clamped: no gradient is cut off."""
         ...
 
 

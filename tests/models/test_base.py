@@ -28,6 +28,7 @@ from reneg.models.sd3 import StableDiffusion3
 from reneg.models.sdxl import StableDiffusionXL
 from reneg.randomness import Streams
 from reneg.targets import NegativeEmbeddingTarget
+from reneg.trainer import FP16_LOSS_SCALE
 
 FAMILIES: dict[str, tuple[type[LatentModel], Callable[..., Any]]] = {
     "sd": (StableDiffusion, tiny_pipeline),
@@ -92,7 +93,7 @@ def test_learning_in_half_precision(family: str, precision: str):
     target = NegativeEmbeddingTarget(model)
     streams, steps = Streams(0, 0, [0, 1]), {"num_inference_steps": 4, "grad_step_range": (3, 3)}
     output = next(training_steps(model, target, reward, PROMPTS[:2], streams, guidance_scale=5.0, **steps))
-    output.loss.backward()
+    (output.loss * (FP16_LOSS_SCALE if precision == "fp16" else 1)).backward()
     assert reward.model.dtype == torch.float32 and bool(output.rewards.isfinite().all())
     gradients = []
     for parameter in target.parameters():

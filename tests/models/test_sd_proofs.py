@@ -67,7 +67,7 @@ def test_zero_terminal_snr_begins_with_noise_alone():
 
 
 def test_epsilon_on_a_schedule_of_zero_terminal_snr_is_refused():
-    config = {**DDIMScheduler(prediction_type="epsilon").config, **ZERO_SNR}
+    config = {"prediction_type": "epsilon", **ZERO_SNR}
     with pytest.raises(ValueError, match="tiny predicts epsilon on a schedule of zero terminal SNR"):
         DiffusionSampler(config, name="ddim", model="tiny")
 

@@ -187,6 +187,10 @@ class LatentModel(ABC):
         return self.sampler.alpha_sigma(timestep, torch.promote_types(torch.float32, self.dtype))
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Latents -> images, in the VAE's precision, nominally in [0, 1] and not clamped."""
-        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        return self.vae.decode(latents).sample / 2 + 0.5
+        """Latents -> images in float32 at least, whatever the VAE has, nominally in [0, 1] and not clamped."""
+        return self._decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor)
+
+    def _decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """The VAE's own latents -> images: rewards and statistics need more digits than 16 bits have."""
+        images = self.vae.decode(latents).sample
+        return images.to(torch.promote_types(torch.float32, images.dtype)) / 2 + 0.5

@@ -65,4 +65,4 @@ class StableDiffusion3(LatentModel):
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         config = self.vae.config
         latents = latents.to(self.vae.dtype) / config.scaling_factor + config.shift_factor
-        return self.vae.decode(latents).sample / 2 + 0.5
+        return self._decode(latents)

@@ -62,8 +62,8 @@ class Plan:
     resolution: int
     components: list[Component]
     phases: list[Phase]
-    first_batches: tuple[list[Phase], list[Phase]]
-    """The phases of batches of one and of two samples: activations grow linearly, so these two tell the rest."""
+    growth: dict[str, float]
+    """Phase -> bytes that each further sample adds to its peak: activations grow linearly with the batch."""
 
     @property
     def weights(self) -> int:
@@ -99,12 +99,14 @@ class Plan:
 
     def largest_batch(self, memory: float) -> int:
         """How many samples fit a GPU of so many GiB; 0 where not even one does."""
-        room, limits = memory * GIB - RESERVE, list[int]()
-        for one, two in zip(*self.first_batches, strict=True):
-            if self.total(one) > room:
+        room, further, limits = memory * GIB - RESERVE, self.config.train_batch_size - 1, list[int]()
+        for phase in self.phases:
+            growth = self.growth.get(phase.name, 0.0)
+            one = self.total(phase) - further * growth
+            if one > room:
                 return 0
-            if two.peak > one.peak:
-                limits.append(int(1 + (room - self.total(one)) // (two.peak - one.peak)))
+            if growth > 0:
+                limits.append(int(1 + (room - one) // growth))
         return min(limits)
 
 
@@ -128,8 +130,12 @@ def plan(config: PlanConfig) -> Plan:
         modules = {**skeleton.encoders, "denoiser": skeleton.denoiser, "VAE": skeleton.vae, **scorers}
         components = [_component(name, module) for name, module in modules.items()]
         stage = Stage(skeleton, scorers, resolution)
-        batches = {batch: stage.phases(batch) for batch in {1, 2, config.train_batch_size}}
-        return Plan(config, resolution, components, batches[config.train_batch_size], (batches[1], batches[2]))
+        batch = config.train_batch_size
+        other = 2 if batch == 1 else 1
+        found = stage.phases(batch)
+        peaks = {phase.name: phase.peak for phase in stage.phases(other, whole=False)}
+        growth = {p.name: (p.peak - peaks[p.name]) / (batch - other) for p in found if p.name in peaks}
+        return Plan(config, resolution, components, found, growth)
 
 
 def _component(name: str, module: Any) -> Component:
@@ -160,8 +166,11 @@ class Stage:
         modules = [skeleton.denoiser, skeleton.vae, *skeleton.encoders.values(), *scorers.values()]
         self._weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
-    def phases(self, batch: int) -> list[Phase]:
-        """One step as `algorithm.training_steps` takes it, and a look as `Monitor.measure` does."""
+    def phases(self, batch: int, *, whole: bool = True) -> list[Phase]:
+        """One step as `algorithm.training_steps` takes it; as a whole with what the batch plays no part in.
+
+        That is the texts' encoding before it, and a look as `Monitor.measure` takes it.
+        """
         found: list[Phase] = []
         with MemoryTracker(self._weights) as tracker:
 
@@ -171,8 +180,9 @@ class Stage:
                 yield
                 found.append(Phase(name, tracker.live, tracker.peak))
 
-            with phase(ENCODING), torch.no_grad():
-                self._encode()
+            if whole:
+                with phase(ENCODING), torch.no_grad():
+                    self._encode()
             with phase(TRAJECTORY), torch.no_grad():
                 self._predict(2 * batch)
             with phase(GRADIENT):
@@ -182,11 +192,12 @@ class Stage:
             with phase(BACKWARD):
                 loss.backward()
             del x0, loss
-            with phase(LOOK), torch.no_grad():
-                images = self._sample()
-            with phase(JUDGING), torch.no_grad():
-                for scorer in self._scorers.values():
-                    self._score(scorer, images)
+            if whole:
+                with phase(LOOK), torch.no_grad():
+                    images = self._sample()
+                with phase(JUDGING), torch.no_grad():
+                    for scorer in self._scorers.values():
+                        self._score(scorer, images)
         return found
 
     def _encode(self) -> None:
@@ -219,7 +230,7 @@ class Stage:
 
     def _decode(self, latents: Tensor) -> Tensor:
         vae = self._skeleton.vae
-        return vae.decode(latents.to(vae.dtype)).sample / 2 + 0.5
+        return vae.decode(latents.to(vae.dtype)).sample.float() / 2 + 0.5
 
     def _score(self, scorer: Any, images: Tensor) -> Tensor:
         """As ClipReward scores: the pictures with a graph, the prompts without."""
@@ -235,7 +246,9 @@ class Stage:
         return (encoded * prompts).sum(-1)
 
     def _sample(self) -> Tensor:
-        """One batch of the monitor's pictures."""
+        """One batch of the monitor's pictures, of which the last ones that are decoded at once stand for all."""
         self._predict(2 * BATCH)
         latents = self._skeleton.latents(BATCH, self._resolution)
-        return torch.cat([self._decode(part).clamp(0, 1) for part in latents.split(DECODED_AT_ONCE)])
+        last = self._decode(latents[:DECODED_AT_ONCE]).clamp(0, 1)
+        others = torch.zeros(BATCH - DECODED_AT_ONCE, *last.shape[1:]).to(last.dtype)
+        return torch.cat([others, last])
