@@ -107,7 +107,7 @@ def test_learning_in_half_precision(family: str, precision: str):
     exact = [parameter.grad.flatten() for parameter in reference.parameters() if parameter.grad is not None]
     likeness = torch.nn.functional.cosine_similarity(torch.cat(gradients), torch.cat(exact), dim=0)
     print(f"\n{family} {precision}: cosine with the float32 gradient {float(likeness):.4f}")  # noqa: T201 (measured, shown with -s)
-    assert float(likeness) > (0.99 if precision == "fp16" else 0.9)
+    assert float(likeness) > 0.99
 
 
 class Faint:
