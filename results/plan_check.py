@@ -121,13 +121,13 @@ def table() -> None:
         "offload",
         "weights",
         "peak, batch 1",
-        *(f"{gpu} GiB" for gpu in GPUS),
+        *(f"{gpu:g} GiB" for gpu in GPUS),
     ]
     lines = [heads, ["---"] * len(heads)]
     for row in rows:
         switches = ["yes" if row[name] else "no" for name in ("gradient_checkpointing", "offload")]
         sizes = [f"{row[name] / GIB:.1f}" for name in ("weights", "peak")]
-        fits = [str(row["largest_batch"][str(gpu)] or "–") for gpu in GPUS]
+        fits = [str(row["largest_batch"][f"{gpu:g}"] or "–") for gpu in GPUS]
         lines.append([row["model"], str(row["pixels"]), *switches, *sizes, *fits])
     (HERE / "plan_table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
@@ -145,7 +145,7 @@ def row_of(found: Plan) -> dict:
             phase.name: {"weights": found.resident(phase), "activations": phase.peak} for phase in found.phases
         },
         "peak": found.peak,
-        "largest_batch": {str(gpu): found.largest_batch(gpu) for gpu in GPUS},
+        "largest_batch": {f"{gpu:g}": found.largest_batch(gpu) for gpu in GPUS},
     }
 
 

@@ -18,7 +18,7 @@ from reneg.planning.tracker import MemoryTracker
 from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 
 GIB = 2**30
-GPUS = (8, 12, 16, 24, 48, 80)
+GPUS = (8.0, 12.0, 16.0, 24.0, 48.0, 80.0)
 """Memory of common GPUs, in GiB."""
 RESERVE = 1.5 * GIB
 """Kept free for the CUDA context, kernels' scratch memory and the allocator's gaps: assumed, not measured."""

@@ -33,7 +33,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             column.justify = "right"
         console.print(table)
     console.print(f"Expected peak: {gib(plan.peak)}, and {gib(RESERVE)} of reserve (an assumption)")
-    batches = Table("GPU", *(f"{memory} GiB" for memory in GPUS), title="Largest --train_batch_size that fits")
+    batches = Table("GPU", *(f"{memory:g} GiB" for memory in GPUS), title="Largest --train_batch_size that fits")
     batches.add_row("", *(str(plan.largest_batch(memory) or "none") for memory in GPUS))
     console.print(batches)
     for line in verdict(plan):
