@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from reneg import __version__
+from reneg.analysis import EXPERIMENTS
+from reneg.analysis.config import experiment_preset
 from reneg.baselines import BASELINES
 from reneg.config import (
     ConvertConfig,
@@ -127,6 +129,17 @@ def _baseline(name: str) -> Callable[[Any], None]:
     return run
 
 
+def _reproduce(name: str) -> Callable[[Any], None]:
+    """What runs a row of EXPERIMENTS."""
+
+    def run(config: Any) -> None:
+        table = EXPERIMENTS[name].run(config)
+        print(table.read_text(encoding="utf-8"))
+        print(f"Report: {table.parent / 'report.html'}")
+
+    return run
+
+
 @dataclass(frozen=True)
 class Command:
     """One subcommand: what runs, the settings it takes, and its line in `reneg --help`."""
@@ -147,9 +160,10 @@ COMMANDS = {
     "push": Command(_push, PushConfig, "share a file on the hub, with a card"),
     "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
     **{f"baseline {name}": Command(_baseline(name), row.config, row.help) for name, row in BASELINES.items()},
+    **{f"reproduce {name}": Command(_reproduce(name), row.config, row.help) for name, row in EXPERIMENTS.items()},
 }
 """A name of two words is a command of a group."""
-GROUPS = {"baseline": "methods that ReNeg is compared with"}
+GROUPS = {"baseline": "methods that ReNeg is compared with", "reproduce": "the paper's tables and figures"}
 """Group -> its line in `reneg --help`."""
 LISTS = {
     "prompt": "one or more prompts",
@@ -255,8 +269,8 @@ def _complete_switches(arguments: Sequence[str]) -> list[str]:
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
-    The model's and the target's preset, as far as the command has its settings, lies below what a YAML file and the
-    flags say.
+    The preset of the model and the target, or of the experiment, as far as the command has its settings, lies below
+    what a YAML file and the flags say.
 
     Raises:
         ArgumentError, ValueError: a flag or value that is not allowed.
@@ -271,7 +285,11 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
-        best = preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
+        model, experiment = parsed[key].model, key.removeprefix("reproduce.")
+        if experiment != key:
+            best = experiment_preset(experiment, model)
+        else:
+            best = preset(model, parsed[key].get("target", "negative_embedding"))
         subparsers[name].set_defaults({setting: value for setting, value in best.items() if setting in own})
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()
