@@ -64,7 +64,6 @@ class Fig3Config(ExperimentConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.num_prompts >= 2, f"--num_prompts {self.num_prompts}: an interval needs two at least")
-        require(self.scheduler == "ddim", "--scheduler: the experiment runs both; leave it out")
 
 
 @dataclass

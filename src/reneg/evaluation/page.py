@@ -60,7 +60,7 @@ def _before_after(comparison: Comparison, config: EvaluateConfig, stores: dict[s
     count = min(NUM_COLUMNS, len(comparison.prompts))
     chosen = [(2 * n + 1) * len(comparison.prompts) // (2 * count) * config.num_seeds for n in range(count)]
     rows = {name: to_images(store.read(chosen)) for name, store in stores.items()}
-    return labelled_rows({name: _shown(images) for name, images in rows.items()}, _scale(next(iter(rows.values()))))
+    return labelled_rows({name: shown(images) for name, images in rows.items()}, _scale(next(iter(rows.values()))))
 
 
 def _spread(comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards]) -> Section:
@@ -116,10 +116,10 @@ def _row(
         for r, reward in enumerate(comparison.rewards)
     ]
     caption = f"“{comparison.prompts[prompt]}” (noise {noise}) — " + "; ".join(told)
-    return caption, image_grid(_shown(images), columns=len(stores), scale=_scale(images))
+    return caption, image_grid(shown(images), columns=len(stores), scale=_scale(images))
 
 
-def _shown(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+def shown(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
     """Pictures, large ones reduced."""
     side = max(images.shape[-2:])
     if side <= 2 * SIDE:
