@@ -1,6 +1,6 @@
 """The settings of the experiments; each has a file for the bundled world and one with the paper's settings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +86,83 @@ class Fig6Config(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_positive("num_noises", "batch_size")
+
+
+@dataclass
+class ComparisonConfig(ModelConfig):
+    """What the experiments share that make contenders, tune them and compare them."""
+
+    prompts: Path | None = None
+    """What is evaluated on: a public set (hpsv2, parti), or a file; null takes the world's evaluation set."""
+    max_prompts: int | None = None
+    """Take so many prompts of each group, spread evenly; null takes all."""
+    num_seeds: int = 2
+    """Noises of each prompt, fresh: no choice ever saw them."""
+    rewards: list[str] = field(
+        default_factory=lambda: ["world/preference", "world/monitor", "world/judge", "world/aesthetic"]
+    )
+    """The rewards to report."""
+    published: bool = False
+    """Score as the rewards' papers did, as evaluate does."""
+    evaluation_seed: int = 1234
+    """Fixes the noises of the evaluation."""
+    batch_size: int = 16
+    """Pictures sampled at once; does not change them."""
+    evaluations_per_second: float = 110.0
+    """Of the denoiser, for the plan: about what one core does in the world."""
+    dry_run: bool = False
+    """Print the plan, and run nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("num_seeds", "batch_size")
+        require(self.max_prompts is None or self.max_prompts >= 1, f"--max_prompts {self.max_prompts}: at least 1")
+        rate = self.evaluations_per_second
+        require(rate > 0, f"--evaluations_per_second {rate}: must be above 0")
+
+
+@dataclass
+class Table2Config(ComparisonConfig):
+    """Table 2: every method made and tuned alike, and all compared on the same prompts and noises."""
+
+    rows: list[str] = field(default_factory=list)
+    """Rows to make, in the table's order, with those that they need; none makes all."""
+    table: Path | None = None
+    """A YAML file of rows (docs/reproduce.md); null takes the world's, or the paper's for other models."""
+    learning_prompts: Path | None = None
+    """What is learned and tuned on; null takes the world's learning prompts."""
+    monitor: str = "world/monitor"
+    """The reward that chooses among the values of a sweep and among guidance scales, on the tuning prompts."""
+    num_tuning_prompts: int = 100
+    """So many of the learning prompts, spread evenly, are kept for tuning, and nothing learns from them."""
+    num_tuning_seeds: int = 1
+    """Noises of each tuning prompt."""
+    tuning_seed: int = 4321
+    """Fixes the noises of tuning."""
+    scales: list[float] = field(default_factory=lambda: [3.0, 5.0, 7.5, 10.0])
+    """Guidance scales to choose from for every row; fewer than two leave --guidance_scale to all."""
+    output_dir: Path = Path("runs/table2")
+    """A folder for each stage, results.json, table.md and report.html; an interrupted run goes on there."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("num_tuning_prompts", "num_tuning_seeds")
+        require(all(1 < scale < 1000 for scale in self.scales), f"--scales {self.scales}: must be above 1")
+
+
+@dataclass
+class TransferConfig(ComparisonConfig):
+    """Table 3 and Fig. 7: embeddings on several generators that share the text encoder."""
+
+    models: list[str] = field(default_factory=lambda: ["sd1.4", "sd1.5", "sd2.1"])
+    """The generators: short names, folders or hub ids. --model tells whose preset they learn with."""
+    learned: list[str] = field(default_factory=list)
+    """Embeddings that are there already, each NAME=FILE with the generator's name; the others are learned."""
+    learning_prompts: Path | None = None
+    """What is learned on; null takes the world's learning prompts."""
+    output_dir: Path = Path("runs/transfer")
+    """A folder for each stage; both experiments share the pictures if they share the folder."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(len(self.models) >= 2, f"--models {self.models}: give two generators at least")
