@@ -135,7 +135,7 @@ def _reproduce(name: str) -> Callable[[Any], None]:
     def run(config: Any) -> None:
         table = EXPERIMENTS[name].run(config)
         print(table.read_text(encoding="utf-8"))
-        print(f"Report: {table.parent / 'report.html'}")
+        print(f"Written: {table}")
 
     return run
 
@@ -169,6 +169,9 @@ LISTS = {
     "prompt": "one or more prompts",
     "negatives": "what to compare; NAME=VALUE names one",
     "rewards": "rewards to report",
+    "rows": "rows of the table; those that they need come along",
+    "models": "generators",
+    "learned": "embeddings that are there already, each GENERATOR=FILE",
 }
 """Settings that take several values on the command line, and their help."""
 

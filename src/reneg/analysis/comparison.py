@@ -7,13 +7,13 @@ from typing import Any
 
 from PIL import Image
 
-from reneg.analysis.config import Table2Config
+from reneg.analysis.config import Table2Config, experiment_file
 from reneg.analysis.methods import METHODS, Method
 from reneg.analysis.output import Outcome, spread, write_outcome
-from reneg.analysis.paper import TABLE_2
+from reneg.analysis.paper import TABLE_2, TABLE_2_COLUMNS
 from reneg.analysis.rows import Row, chosen_rows, read_table
 from reneg.analysis.stages import Found, Stage, run_stage, write_plan
-from reneg.config import CONFIGS, EvaluateConfig, ModelConfig
+from reneg.config import EvaluateConfig, ModelConfig
 from reneg.evaluation import evaluate
 from reneg.evaluation.comparison import load_groups
 from reneg.files import make_output_dir, write_atomically
@@ -31,8 +31,7 @@ class Table2:
 
     def __init__(self, config: Table2Config):
         self.config, self.root = config, config.output_dir
-        file = config.table or CONFIGS / ("world" if config.model == "world" else "paper") / "table2_rows.yaml"
-        self.rows = chosen_rows(read_table(file), config.rows)
+        self.rows = chosen_rows(read_table(config.table or experiment_file("table2_rows", config.model)), config.rows)
         groups = load_prompts().learn if config.learning_prompts is None else _flat(config.learning_prompts)
         self.tuning = spread(groups, config.num_tuning_prompts)
         held_out = set(self.tuning)
@@ -71,7 +70,7 @@ class Table2:
         needs of its own, and evaluate it beside the rows before."""
         stages = []
         method = METHODS[row.command] if row.command else None
-        values, scales = self.sweep_values(row), self.config.scales if row.scales is None else row.scales
+        values, scales = self.sweep_values(row), self.config.guidance_scales if row.scales is None else row.scales
         if method:
             stages += [self._make(row, method, value, tuning=True) for value in values]
         if len(values) > 1:

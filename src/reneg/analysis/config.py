@@ -6,13 +6,18 @@ from typing import Any
 
 import yaml
 
-from reneg.config import CONFIGS, ModelConfig, preset, require
+from reneg.config import CONFIGS, PRESETS, ModelConfig, preset, require
 
 
 def experiment_preset(experiment: str, model: str) -> dict[str, Any]:
     """The settings of an experiment: the world's file, or the paper's for every other model, over the model's own."""
-    path = CONFIGS / ("world" if model == "world" else "paper") / f"{experiment}.yaml"
-    return preset(model) | yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = yaml.safe_load(experiment_file(experiment, model).read_text(encoding="utf-8"))
+    return preset(model) | settings
+
+
+def experiment_file(name: str, model: str) -> Path:
+    """A file of configs/world for the generators that have the world's preset, or else of configs/paper."""
+    return CONFIGS / ("world" if PRESETS.get(model) == PRESETS["world"] else "paper") / f"{name}.yaml"
 
 
 @dataclass
@@ -139,7 +144,7 @@ class Table2Config(ComparisonConfig):
     """Noises of each tuning prompt."""
     tuning_seed: int = 4321
     """Fixes the noises of tuning."""
-    scales: list[float] = field(default_factory=lambda: [3.0, 5.0, 7.5, 10.0])
+    guidance_scales: list[float] = field(default_factory=lambda: [3.0, 5.0, 7.5, 10.0])
     """Guidance scales to choose from for every row; fewer than two leave --guidance_scale to all."""
     output_dir: Path = Path("runs/table2")
     """A folder for each stage, results.json, table.md and report.html; an interrupted run goes on there."""
@@ -147,7 +152,8 @@ class Table2Config(ComparisonConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_positive("num_tuning_prompts", "num_tuning_seeds")
-        require(all(1 < scale < 1000 for scale in self.scales), f"--scales {self.scales}: must be above 1")
+        scales = self.guidance_scales
+        require(all(1 < scale < 1000 for scale in scales), f"--guidance_scales {scales}: must be above 1")
 
 
 @dataclass

@@ -28,7 +28,7 @@ class Stage:
     """Its folder, below the experiment's."""
     settings: dict[str, Any]
     """What its result depends on, as far as it is known beforehand, as JSON has it."""
-    evaluations: float
+    evaluations: int
     """What it costs at most, in evaluations of the denoiser; a backward pass counts as two."""
     run: Callable[[Path], Found]
     """Makes it in a folder; goes on where it was interrupted."""

@@ -16,14 +16,13 @@ from reneg.analysis.methods import METHODS
 from reneg.analysis.output import Outcome, write_outcome
 from reneg.analysis.paper import TABLE_3
 from reneg.analysis.stages import Found, Stage, run_stage, write_plan
-from reneg.config import EvaluateConfig
+from reneg.config import EvaluateConfig, LearnConfig, preset
 from reneg.evaluation import evaluate
 from reneg.evaluation.comparison import load_groups
 from reneg.files import make_output_dir
 from reneg.intervals import interval
 from reneg.models import load_configured
 from reneg.negative import NegativeEmbedding
-from reneg.world import load_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -56,18 +55,18 @@ class Transfer:
         return learning + [self._evaluate(name) for name in self.given]
 
     def _learn(self, name: str) -> Stage:
-        config, method = self.config, METHODS["learn"]
+        config, folder = self.config, self.root / name / "learned"
         given = {"seed": config.seed, "dtype": config.dtype, "device": config.device}
-        given |= {"prompts": config.learning_prompts, "output_dir": self.root / name / "learned"}
+        given |= {"prompts": config.learning_prompts, "model": self.given[name]}
         # The preset is that of the experiment's own model, so that all generators learn alike.
-        settings = replace(method.settings(config.model, given), model=self.given[name])
-        prompts = len(load_prompts().learn)
+        best = {setting: value for setting, value in preset(config.model).items() if setting not in given}
+        settings = LearnConfig(output_dir=folder, resume_from_checkpoint="latest", **best | given)
+        method = METHODS["learn"]
 
         def run(_: Path) -> Found:
             return {"file": str(method.run(settings))}
 
-        depends = given | {"model": self.given[name], "output_dir": None}
-        return Stage(f"{name}/learning", depends, method.cost(settings, prompts), run)
+        return Stage(f"{name}/learning", given, method.cost(settings, settings.num_validation_prompts), run)
 
     def _evaluate(self, name: str) -> Stage:
         config = self.config
@@ -90,7 +89,7 @@ class Transfer:
 
         def run(_: Path) -> Found:
             files = {other: self.files.get(other) or self.found[f"{other}/learning"]["file"] for other in self.given}
-            negatives = [f"{NULL}=null", f"{N_STAR}={self._handcrafted()}"]
+            negatives = [f"{NULL}=null", f"{N_STAR}=handcrafted"]
             negatives += [f"{LEARNED_ON}{other}={file}" for other, file in fitting(settings, files).items()]
             evaluate(replace(settings, negatives=negatives))
             return {"folder": str(settings.output_dir)}
@@ -99,10 +98,6 @@ class Transfer:
         depends = {"models": config.models, "prompts": config.prompts, "num_prompts": count, "seed": settings.seed}
         depends |= {"rewards": config.rewards, "num_seeds": config.num_seeds, "learned": config.learned}
         return Stage(f"{name}/evaluating", depends, 2 * config.num_inference_steps * pictures, run)
-
-    def _handcrafted(self) -> str:
-        """N*: the world's own for all of its generators."""
-        return load_prompts().handcrafted_negative_prompt if self.config.model == "world" else "handcrafted"
 
     def run(self) -> dict[str, dict]:
         """All stages; gives what evaluate tells of each generator."""
@@ -221,7 +216,8 @@ def _images(results: dict[str, dict], base: str) -> dict[str, tuple[str, Image.I
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(results) + 1, 3.2), layout="constrained", dpi=100)
-    for axes, (model, told) in zip(figure.subplots(1, len(results), sharey=True, squeeze=False)[0], results.items()):
+    panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
+    for axes, (model, told) in zip(panels, results.items(), strict=True):
         rates, rewards = win_rates(told, base), told["judges"] or told["rewards"]
         width = 0.8 / max(1, len(rewards))
         for number, reward in enumerate(rewards):
