@@ -154,6 +154,7 @@ GROUPS = {"baseline": "methods that ReNeg is compared with"}
 LISTS = {
     "prompt": "one or more prompts",
     "negatives": "what to compare; NAME=VALUE names one",
+    "scales": "guidance scales of some of them, each NAME=NUMBER",
     "rewards": "rewards to report",
 }
 """Settings that take several values on the command line, and their help."""
