@@ -88,7 +88,8 @@ def test_help_tells_every_settings_docstring(command: str):
     told = "".join(subparsers[command].format_help().split())
     names = {field.name for field in fields(COMMANDS[command].config)}
     texts = docstrings(*(base.__name__ for base in COMMANDS[command].config.__mro__[::-1] if base is not object))
-    shorter = {"prompt", "negatives", "rewards", "weights", "file", "files", "rows", "models", "learned"}  # lists and positionals
+    shorter = {"prompt", "negatives", "scales", "rewards", "weights", "file", "files"}  # lists and positionals
+    shorter |= {"rows", "models", "learned"}
     shorter |= {"convert": {"output"}, "push": {"repository"}}.get(command, set())
     for name in names - shorter:
         assert f"--{name}" in told

@@ -168,6 +168,7 @@ GROUPS = {"baseline": "methods that ReNeg is compared with", "reproduce": "the p
 LISTS = {
     "prompt": "one or more prompts",
     "negatives": "what to compare; NAME=VALUE names one",
+    "scales": "guidance scales of some of them, each NAME=NUMBER",
     "rewards": "rewards to report",
     "rows": "rows of the table; those that they need come along",
     "models": "generators",

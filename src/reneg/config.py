@@ -4,6 +4,7 @@ Defaults are the paper's (arXiv 2412.19637). A model with a row in PRESETS, such
 applies its preset below any value that is given.
 """
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,27 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with a one-line message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def parse_scales(texts: list[str]) -> dict[str, float]:
+    """Texts NAME=NUMBER of `--scales` -> guidance scales by name.
+
+    Raises:
+        ValueError: one is no NAME=NUMBER above 1, or a name comes twice.
+    """
+    scales: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            scale = float(number)
+        except ValueError:
+            scale = math.nan
+        require(
+            bool(name) and 1 < scale < 1000, f"--scales {text}: must be NAME=NUMBER, above 1, where guidance begins"
+        )
+        require(name not in scales, f"--scales: more than one for {name!r}")
+        scales[name] = scale
+    return scales
 
 
 @dataclass
@@ -206,6 +228,8 @@ class GenerateConfig(ModelConfig):
     prompt."""
     strength: float = 1.0
     """How far from the null text to the negative: 0 is the null text, 1 the negative, above 1 goes beyond it."""
+    weights: Path | None = None
+    """A safetensors file of weights to draw with: a LoRA, a whole denoiser or text encoder; null takes the model's."""
     num_images_per_prompt: int = 1
     """Pictures of each prompt, from different noises."""
     seed: int = 0
@@ -229,7 +253,10 @@ class EvaluateConfig(ModelConfig):
     """Compare negative embeddings on the same prompts and the same noises."""
 
     negatives: list[str] = field(default_factory=lambda: ["null", "handcrafted"])
-    """What to compare, as for generate's --negative; NAME=VALUE names one. Wins are counted against the first two."""
+    """What to compare, as for generate's --negative, a weights file, or a .jsonl of what each prompt has of its own;
+    " + " joins parts. NAME=VALUE names one. Wins are counted against the first two (docs/evaluation.md)."""
+    scales: list[str] = field(default_factory=list)
+    """Guidance scales of single contenders, as NAME=5.0; others take the one they learned, or --guidance_scale."""
     prompts: Path | None = None
     """A public set (hpsv2, parti, drawbench, vbench; some groups: hpsv2:anime,photo), or a .txt, .json, .jsonl, .tsv
     or .csv file; null takes the world's evaluation set, grouped by style."""
@@ -256,6 +283,7 @@ class EvaluateConfig(ModelConfig):
         self._require_positive("num_seeds", "batch_size")
         require(self.max_prompts is None or self.max_prompts >= 1, f"--max_prompts {self.max_prompts}: at least 1")
         require(len(self.negatives) >= 2, "--negatives: give at least two to compare, such as null FILE.safetensors")
+        parse_scales(self.scales)
 
 
 @dataclass

@@ -138,6 +138,7 @@ def learning_metadata(
     rows: Sequence[Row],
     *,
     guidance_scale: float,
+    effort: dict[str, int],
 ) -> dict[str, str]:
     """How the state of a step was learned, for its file; the same however often the run was interrupted.
 
@@ -148,6 +149,7 @@ def learning_metadata(
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
         guidance_scale: the state's, learned or not.
+        effort: of `learning_effort`: of the run so far, for the best state needed the others to be the best.
     """
     metadata = {
         "target": config.target,
@@ -165,6 +167,7 @@ def learning_metadata(
         "step": str(step),
         "reneg_version": code_version(),
         "config": json.dumps(settings),
+        **{name: str(count) for name, count in effort.items()},
     }
     for row in rows:
         if row["kind"] == "validation":

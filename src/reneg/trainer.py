@@ -16,6 +16,7 @@ from torch import Tensor
 
 from reneg.checkpoint import check_settings, checkpoint_name, find_checkpoint, load_checkpoint, save_checkpoint
 from reneg.config import LearnConfig
+from reneg.effort import learning_effort
 from reneg.estimators import ESTIMATORS
 from reneg.interfaces import Artifact, DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
@@ -334,6 +335,13 @@ class Learner:
                 step,
                 read_rows(self.metrics.path),
                 guidance_scale=self._guidance_scale(),
+                effort=learning_effort(
+                    self.config,
+                    self.target.policy,
+                    updates=self.state.step,
+                    num_processes=self.accelerator.num_processes,
+                    pictures_of_a_look=sum(map(len, self.monitor.batches)),
+                ),
             )
             return self.target.artifact(metadata)
 
