@@ -121,8 +121,8 @@ def _baseline(name: str) -> Callable[[Any], None]:
 
     def run(config: Any) -> None:
         file = BASELINES[name].run(config)
-        print(f"Negatives: {file}")
-        print(f"Compare:   reneg evaluate --negatives null {name}={file}")
+        print(f"Result:  {file}")
+        print(f"Compare: reneg evaluate --negatives null {name}={file}")
 
     return run
 
@@ -134,6 +134,8 @@ class Command:
     run: Callable[[Any], None]
     config: type
     help: str
+    preset: Callable[[str, Any], dict[str, Any]] = preset
+    """(model, target) -> settings that lie below what is given."""
 
 
 COMMANDS = {
@@ -146,7 +148,10 @@ COMMANDS = {
     "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
     "push": Command(_push, PushConfig, "share a file on the hub, with a card"),
     "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
-    **{f"baseline {name}": Command(_baseline(name), row.config, row.help) for name, row in BASELINES.items()},
+    **{
+        f"baseline {name}": Command(_baseline(name), row.config, row.help, row.preset)
+        for name, row in BASELINES.items()
+    },
 }
 """A name of two words is a command of a group."""
 GROUPS = {"baseline": "methods that ReNeg is compared with"}
@@ -271,7 +276,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
-        best = preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
+        best = COMMANDS[name].preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
         subparsers[name].set_defaults({setting: value for setting, value in best.items() if setting in own})
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()
