@@ -42,7 +42,7 @@ YAMLS = sorted(CONFIGS.glob("*.yaml"))
 )
 def test_defaults_are_the_papers_and_quote_it(name: str, value: Any, quote: str):
     assert getattr(LearnConfig(), name) == value
-    assert quote in docstrings("ModelConfig", "LearnConfig")[name]
+    assert quote in docstrings("ModelConfig", "RunConfig", "LearnConfig")[name]
 
 
 def test_generating_and_evaluating_sample_as_learning_does():

@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,8 @@ def _baseline(name: str) -> Callable[[Any], None]:
 
     def run(config: Any) -> None:
         file = BASELINES[name].run(config)
-        print(f"Negatives: {file}")
-        print(f"Compare:   reneg evaluate --negatives null {name}={file}")
+        print(f"Result:  {file}")
+        print(f"Compare: reneg evaluate --negatives null {name}={file}")
 
     return run
 
@@ -161,6 +162,8 @@ class Command:
     run: Callable[[Any], None]
     config: type
     help: str
+    preset: Callable[[str, Any], dict[str, Any]] = preset
+    """(model, target) -> settings that lie below what is given."""
 
 
 COMMANDS = {
@@ -174,8 +177,14 @@ COMMANDS = {
     "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
     "push": Command(_push, PushConfig, "share a file on the hub, with a card"),
     "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
-    **{f"baseline {name}": Command(_baseline(name), row.config, row.help) for name, row in BASELINES.items()},
-    **{f"reproduce {name}": Command(_reproduce(name), row.config, row.help) for name, row in EXPERIMENTS.items()},
+    **{
+        f"baseline {name}": Command(_baseline(name), row.config, row.help, row.preset)
+        for name, row in BASELINES.items()
+    },
+    **{
+        f"reproduce {name}": Command(_reproduce(name), row.config, row.help, partial(experiment_preset, name))
+        for name, row in EXPERIMENTS.items()
+    },
 }
 """A name of two words is a command of a group."""
 GROUPS = {"baseline": "methods that ReNeg is compared with", "reproduce": "the paper's tables and figures"}
@@ -304,11 +313,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
-        model, experiment = parsed[key].model, key.removeprefix("reproduce.")
-        if experiment != key:
-            best = experiment_preset(experiment, model)
-        else:
-            best = preset(model, parsed[key].get("target", "negative_embedding"))
+        best = COMMANDS[name].preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
         subparsers[name].set_defaults({setting: value for setting, value in best.items() if setting in own})
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()

@@ -36,8 +36,13 @@ def preset(model: str, target: TargetName = "negative_embedding") -> dict[str, A
 
     For `LearnConfig(model=model, target=target, **preset(model, target))`.
     """
-    settings = yaml.safe_load(PRESETS[model].read_text(encoding="utf-8")) if model in PRESETS else {}
-    settings |= {"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {}
+    settings = read_preset(PRESETS[model]) if model in PRESETS else {}
+    return settings | ({"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {})
+
+
+def read_preset(path: Path) -> dict[str, Any]:
+    """The settings of a packaged YAML file, with the types that they have in Python."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
@@ -133,8 +138,8 @@ def check_gradient_steps(
 
 
 @dataclass
-class LearnConfig(ModelConfig):
-    """Learn a negative embedding (§4.2), or train weights by the same loop."""
+class RunConfig(ModelConfig):
+    """What every run that trains something shares."""
 
     output_dir: Path = Path("runs/learn")
     """Run folder: config, metrics, checkpoints, samples, report and the result."""
@@ -156,8 +161,6 @@ class LearnConfig(ModelConfig):
     train_batch_size: int = 64
     """Samples of one micro-batch on one process. "batch size of 64" (§5.1) is this times
     gradient_accumulation_steps times the processes."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches of one optimiser step."""
     gradient_checkpointing: bool = False
     """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them: far less
     memory, one more evaluation a gradient, the same gradient to the last bit (docs/memory.md)."""
@@ -176,23 +179,6 @@ class LearnConfig(ModelConfig):
     """Not in the paper. Zero, because decay pulls the embedding to the origin, which no text encodes to."""
     max_grad_norm: float | None = None
     """Not in the paper: no clipping; AdamW already makes the step's size independent of the gradient's."""
-    grad_step_range: tuple[int, int] = (20, 29)
-    """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
-    that remain; with none remaining nothing is predicted, so the last ten of thirty."""
-    gradient_steps: int = 1
-    """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
-    paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
-    gradient_estimator: Literal["late_steps", "draft", "draft_lv"] = "late_steps"
-    """late_steps is the paper's, on one or several steps. draft goes back through the last gradient_steps steps to
-    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV)."""
-    trajectory_steps: int | None = None
-    """Reach the first step with a gradient in so many steps of DPM-Solver++(2M); null takes the sampler's own, as in
-    the paper. Fewer steps cost less and give slightly other latents (docs/how_to_choose.md)."""
-    noises_per_prompt: int = 1
-    """Consecutive samples that share a prompt, each with a noise of its own."""
-    antithetic: bool = False
-    """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
-    noises_per_prompt."""
     seed: int = 0
     """Fixes prompts' order, noises and step indices (design: they do not depend on batching, processes, restarts)."""
     checkpointing_steps: int = 100
@@ -210,22 +196,49 @@ class LearnConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_positive("train_batch_size", "gradient_accumulation_steps", "max_train_steps")
-        self._require_positive("checkpointing_steps", "checkpoints_total_limit")
-        self._require_positive("validation_steps", "num_validation_prompts", "lora_rank")
+        self._require_positive("train_batch_size", "max_train_steps", "checkpointing_steps")
+        self._require_positive("checkpoints_total_limit", "validation_steps", "num_validation_prompts", "lora_rank")
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
         warm_up, steps = self.lr_warmup_steps, self.max_train_steps
         require(0 <= warm_up <= steps, f"--lr_warmup_steps {warm_up}: must be 0 to max_train_steps ({steps})")
+        clip = self.max_grad_norm
+        require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
+
+
+@dataclass
+class LearnConfig(RunConfig):
+    """Learn a negative embedding (§4.2), or train weights by the same loop."""
+
+    gradient_accumulation_steps: int = 1
+    """Micro-batches of one optimiser step."""
+    grad_step_range: tuple[int, int] = (20, 29)
+    """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
+    that remain; with none remaining nothing is predicted, so the last ten of thirty."""
+    gradient_steps: int = 1
+    """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
+    paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
+    gradient_estimator: Literal["late_steps", "draft", "draft_lv"] = "late_steps"
+    """late_steps is the paper's, on one or several steps. draft goes back through the last gradient_steps steps to
+    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV)."""
+    trajectory_steps: int | None = None
+    """Reach the first step with a gradient in so many steps of DPM-Solver++(2M); null takes the sampler's own, as in
+    the paper. Fewer steps cost less and give slightly other latents (docs/how_to_choose.md)."""
+    noises_per_prompt: int = 1
+    """Consecutive samples that share a prompt, each with a noise of its own."""
+    antithetic: bool = False
+    """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
+    noises_per_prompt."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("gradient_accumulation_steps", "noises_per_prompt")
         check_gradient_steps(
             self, self.grad_step_range, self.gradient_steps, self.gradient_estimator, self.trajectory_steps
         )
-        self._require_positive("noises_per_prompt")
         paired = self.noises_per_prompt % 2 == 0
         require(
             paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
         )
-        clip = self.max_grad_norm
-        require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
 
 
 @dataclass

@@ -6,8 +6,10 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from reneg.config import LearnConfig
+from reneg.config import LearnConfig, RunConfig
+from reneg.interfaces import Reward
 from reneg.models import load_configured
+from reneg.models.base import LatentModel
 from reneg.negative import NegativeEmbedding
 from reneg.negatives import check_prompt_lengths
 from reneg.rewards import load_mixture, load_reward
@@ -40,11 +42,25 @@ def learn(
     prompts = learning_prompts(config)
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
+    model, monitor = load_model_and_monitor(config, prompts, device=device)
+    reward = load_mixture(config.reward, device=device) if reward is None else reward
+    artifact = Learner(config, model, reward, monitor, prompts, accelerator).run()
+    return cast(NegativeEmbedding | Weights, artifact)
+
+
+def load_model_and_monitor(
+    config: RunConfig, prompts: Sequence[str], *, device: str
+) -> tuple[LatentModel, Reward | None]:
+    """What every run loads beside its reward.
+
+    Args:
+        prompts: to learn from, which must fit the model's text encoder.
+
+    Raises:
+        ValueError: a setting is not usable, or a prompt too long; in one line.
+    """
     model = load_configured(config, device=device)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     check_prompt_lengths(prompts, model, source=config.prompts)
-    reward = load_mixture(config.reward, device=device) if reward is None else reward
-    monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
-    artifact = Learner(config, model, reward, monitor, prompts, accelerator).run()
-    return cast(NegativeEmbedding | Weights, artifact)
+    return model, None if config.monitor is None else load_reward(config.monitor, device=device)

@@ -19,7 +19,7 @@ from reneg.checkpoint import (
     list_checkpoints,
     step_of,
 )
-from reneg.config import LearnConfig, ModelConfig
+from reneg.config import ModelConfig, RunConfig
 from reneg.files import make_output_dir, write_atomically
 from reneg.interfaces import DiffusionModel
 from reneg.metrics import Row
@@ -53,7 +53,7 @@ def result_names(target: str) -> tuple[str, str]:
 ALL_RESULTS = sorted({name for target in TARGETS for name in result_names(target)})
 
 
-def check_run_folder(config: LearnConfig) -> None:
+def check_run_folder(config: RunConfig) -> None:
     """Make the run folder; refuse one that cannot be written, or that holds a run which was not asked to go on.
 
     Raises:
@@ -76,17 +76,17 @@ def check_run_folder(config: LearnConfig) -> None:
             raise ValueError(f"--output_dir {folder} already holds a run, and not that of {path}; choose another")
 
 
-def learning_prompts(config: LearnConfig) -> list[str]:
+def learning_prompts(config: RunConfig) -> list[str]:
     """The prompts to learn from: the file's, all groups one after the other, or the world's own."""
     if config.prompts is None:
         return load_prompts().learn
     return [prompt for group in read_prompts(config.prompts).values() for prompt in group]
 
 
-def sample_prompts(config: LearnConfig, prompts: Sequence[str], numbers: Sequence[int]) -> list[str]:
-    """The prompts of some samples of a run, by their numbers."""
-    groups = [number // config.noises_per_prompt for number in numbers]
-    return [prompts[prompt_index(config.seed, group, len(prompts))] for group in groups]
+def sample_prompts(seed: int, prompts: Sequence[str], numbers: Sequence[int], noises_per_prompt: int) -> list[str]:
+    """The prompts of some samples of a run, by their numbers; so many consecutive ones share a prompt."""
+    groups = [number // noises_per_prompt for number in numbers]
+    return [prompts[prompt_index(seed, group, len(prompts))] for group in groups]
 
 
 def clean_run_folder(folder: Path) -> None:
@@ -104,7 +104,7 @@ def discard_newer_checkpoints(folder: Path, step: int) -> None:
             discard_checkpoint(path)
 
 
-def result_settings(config: LearnConfig, prompts: Sequence[str], num_processes: int) -> dict[str, Setting]:
+def result_settings(config: RunConfig, prompts: Sequence[str], num_processes: int) -> dict[str, Setting]:
     """Everything that the result depends on, as JSON has it."""
     settings = {name: value for name, value in asdict(config).items() if name not in FREE}
     content = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
@@ -116,7 +116,7 @@ def environment() -> Environment:
     return Environment(code_version(), torch.__version__, torch.get_num_threads())
 
 
-def write_config(config: LearnConfig, num_processes: int) -> None:
+def write_config(config: RunConfig, num_processes: int) -> None:
     """Write the resolved settings as YAML, which `reneg learn --config` reads again."""
     now = environment()
     made_by = f"# reneg {now.reneg}, torch {now.torch}, {now.threads} threads, processes: {num_processes}\n"
@@ -124,13 +124,13 @@ def write_config(config: LearnConfig, num_processes: int) -> None:
     write_atomically(config.output_dir / CONFIG, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def plain_settings(config: LearnConfig) -> dict[str, Setting]:
+def plain_settings(config: RunConfig) -> dict[str, Setting]:
     """All settings with YAML's and JSON's types: paths as text, pairs as lists."""
     return json.loads(json.dumps(asdict(config), default=str))
 
 
 def learning_metadata(
-    config: LearnConfig,
+    config: RunConfig,
     settings: dict[str, Setting],
     model: DiffusionModel,
     num_prompts: int,
@@ -149,7 +149,7 @@ def learning_metadata(
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
         guidance_scale: the state's, learned or not.
-        effort: of `learning_effort`: of the run so far, for the best state needed the others to be the best.
+        effort: of the run so far, for the best state needed the others to be the best.
     """
     metadata = {
         "target": config.target,
@@ -169,6 +169,9 @@ def learning_metadata(
                 if row["step"] == at:
                     names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
                     metadata |= {f"{name}_{when}": str(row[name]) for name in names}
+    for name in ("forward_evaluations", "backward_evaluations"):
+        counts = [int(row[name]) for row in rows if name in row and int(row["step"]) <= step]
+        metadata |= {name: str(sum(counts))} if counts else {}
     return metadata
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from reneg.checkpoint import Best, Checkpoint, Environment, Setting
-from reneg.config import LearnConfig
+from reneg.config import RunConfig
 from reneg.interfaces import Target
 from reneg.negative import FINGERPRINT_TOLERANCE
 from reneg.targets.weights import copy_values, holding
@@ -28,15 +28,17 @@ def plain_adamw(
 class TrainingState:
     """The state of a target's parameters in a run; it changes in place."""
 
-    def __init__(self, target: Target, config: LearnConfig):
+    def __init__(self, target: Target, config: RunConfig):
         self.parameters = target.parameters()
         self.initial = [parameter.detach().clone() for parameter in self.parameters]
         self._fingerprint = target.fingerprint()
         betas = (config.adam_beta1, config.adam_beta2)
         self._optimizer = plain_adamw(self.parameters, config.learning_rate, betas, config.adam_weight_decay)
         self.step = 0
-        """Updates done."""
+        """Steps of the run done: updates, or rounds of several."""
         self.best: Best | None = None
+        self.reward_history: dict[str, list[float]] = {}
+        """Prompt -> its last rewards, for methods that compare a reward with them."""
 
     @property
     def result(self) -> tuple[int, list[Tensor]]:
@@ -49,12 +51,11 @@ class TrainingState:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def update(self, learning_rate: float) -> None:
-        """One step of the optimiser along the gradients that are there, which are then cleared."""
+        """One step of the optimiser along the gradients that are there, which are then cleared; `step` stays."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.step += 1
 
     def keep_if_best(self, value: float) -> None:
         """Keep the present state if a monitor's value is above that of all states before."""
@@ -89,6 +90,7 @@ class TrainingState:
             settings=settings,
             environment=environment,
             reward_scales=reward_scales,
+            reward_history=self.reward_history,
         )
 
     def restore(self, checkpoint: Checkpoint) -> bool:
@@ -100,4 +102,5 @@ class TrainingState:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
         self.step, self.best = checkpoint.step, checkpoint.best
+        self.reward_history = checkpoint.reward_history
         return True

@@ -6,11 +6,15 @@ from typing import Any
 
 import yaml
 
-from reneg.config import CONFIGS, PRESETS, ModelConfig, preset, require
+from reneg.config import CONFIGS, PRESETS, ModelConfig, TargetName, preset, require
 
 
-def experiment_preset(experiment: str, model: str) -> dict[str, Any]:
-    """The settings of an experiment: the world's file, or the paper's for every other model, over the model's own."""
+def experiment_preset(experiment: str, model: str, target: TargetName = "negative_embedding") -> dict[str, Any]:
+    """The settings of an experiment: the world's file, or the paper's for every other model, over the model's own.
+
+    Args:
+        target: not used; experiments name their targets themselves.
+    """
     settings = yaml.safe_load(experiment_file(experiment, model).read_text(encoding="utf-8"))
     return preset(model) | settings
 
