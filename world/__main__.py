@@ -6,13 +6,15 @@ Every stage is seeded, resumes where it was interrupted, and leaves its state an
 import argparse
 import json
 import os
+import shutil
 
 import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from . import card, export, generator, prompts, quality, rewards, tokenizer, vae
+from . import card, export, generator, prompts, quality, rewards, rewriter, tokenizer, vae
 from .data import WORK
+from .training import PACKAGE
 
 MINUTES = {"vae": 17.0, "generator": 102.5, "preference": 18.0, "monitor": 11.0, "judge": 28.0, "aesthetic": 5.0}
 """Training time of each part on two cores (the rewards: on one)."""
@@ -53,6 +55,17 @@ def export_world() -> None:
     export.export(model.eval(), load_tokenizer(), load_vae(), models)
 
 
+def make_rewriter() -> None:
+    """It learns from pictures of the finished world, and joins it."""
+    model, words = rewriter.train()
+    rewriter.learn_the_best(model, words)
+    rewriter.save(model, words, PACKAGE / "rewriter")
+    export.declare_float32(PACKAGE)
+    export.write_checksums(PACKAGE)
+    export.copy_logs()
+    shutil.copyfile(rewriter.FOLDER / rewriter.BEST, quality.RESULTS / "rewriter-best-of-n.jsonl")
+
+
 STAGES = {
     "tokenizer": lambda: tokenizer.train(WORK / "tokenizer"),
     "vae": load_vae,
@@ -62,6 +75,7 @@ STAGES = {
     **{name: (lambda name=name: train_reward(name)) for name in rewards.REWARDS},
     "prompts": prompts.write,
     "export": export_world,
+    "rewriter": make_rewriter,
     "accuracy": lambda: quality.measure_rewards(torch.load(WORK / "failures-held-out.pt", weights_only=True)),
     "quality": quality.measure_generator,
     "card": card.write,

@@ -121,8 +121,8 @@ def _baseline(name: str) -> Callable[[Any], None]:
 
     def run(config: Any) -> None:
         file = BASELINES[name].run(config)
-        print(f"Negatives: {file}")
-        print(f"Compare:   reneg evaluate --negatives null {name}={file}")
+        print(f"Result:  {file}")
+        print(f"Compare: reneg evaluate --negatives null {name}={file}")
 
     return run
 
