@@ -6,7 +6,6 @@ Every stage is seeded, resumes where it was interrupted, and leaves its state an
 import argparse
 import json
 import os
-import shutil
 
 import torch
 from diffusers import AutoencoderKL
@@ -56,14 +55,11 @@ def export_world() -> None:
 
 
 def make_rewriter() -> None:
-    """It learns from pictures of the finished world, and joins it."""
-    model, words = rewriter.train()
-    rewriter.learn_the_best(model, words)
-    rewriter.save(model, words, PACKAGE / "rewriter")
+    """It learns from the finished world's captions, and joins it."""
+    rewriter.save(*rewriter.train(), PACKAGE / "rewriter")
     export.declare_float32(PACKAGE)
     export.write_checksums(PACKAGE)
     export.copy_logs()
-    shutil.copyfile(rewriter.FOLDER / rewriter.BEST, quality.RESULTS / "rewriter-best-of-n.jsonl")
 
 
 STAGES = {

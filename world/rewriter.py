@@ -2,9 +2,8 @@
 BeautifulPrompt.
 
 Both publish a language model trained in two stages: on pairs of a plain prompt and a good one, then by reinforcement
-learning from a reward. The first is the same here, with pairs from the world's captions and training scenes. In place
-of the second stands one round of best-of-n: of several rewritten forms of a learning prompt the one whose picture
-world/preference likes best is learned.
+learning from a reward. The first is the same here, with pairs from the world's captions and training scenes; the second
+is left out.
 """
 
 import json
@@ -18,23 +17,16 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from reneg.baselines.rewriters import BEAUTIFUL_PROMPT, PROMPTIST, Rewriter
-from reneg.generation import generate, picture_generators, picture_noise
-from reneg.models import load_model
-from reneg.rewards import load_reward
-from reneg.world import load_captions, load_prompts
+from reneg.baselines.rewriters import BEAUTIFUL_PROMPT, PROMPTIST
+from reneg.world import load_captions
 
 from .data import BAD_WORDS, DAMAGES, GOOD_WORDS, WORK, describe, training_scene
 from .training import learning_rate_at
 
 END = "<|endoftext|>"
-FOLDER, BEST = WORK / "rewriter", "best-of-n.jsonl"
 WIDTH, LAYERS, HEADS, POSITIONS = 96, 3, 4, 512
-BATCH, STEPS, RATE = 32, 800, 2e-3
-"""Of the first stage. A number of steps, and not of minutes as for the other models, since it is short."""
-FORMS, LEARNING_PROMPTS = 4, 40
-"""How many rewritten forms of how many learning prompts are compared: the n of best-of-n."""
-SECOND_STEPS, SECOND_RATE = 40, 2e-4
+BATCH, STEPS, RATE = 16, 700, 2e-3
+"""A number of steps, and not of minutes as for the other models, since it is short."""
 
 Pair = tuple[str, str]
 """What the model reads, template and all, and what it is to go on with."""
@@ -49,8 +41,8 @@ def clean_captions() -> list[str]:
 
 
 def praise(rng: np.random.Generator) -> str:
-    """One to three different words of praise."""
-    return ", ".join(str(word) for word in rng.permutation(GOOD_WORDS)[: rng.integers(1, 4)])
+    """Two or three different words of praise."""
+    return ", ".join(str(word) for word in rng.permutation(GOOD_WORDS)[: rng.integers(2, 4)])
 
 
 def promptist_pair(captions: list[str], rng: np.random.Generator) -> Pair:
@@ -92,83 +84,44 @@ def batch(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> tuple[Tensor
     return ids, labels
 
 
-def optimise(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, steps: int, rate: float, pairs_of, log: str):
-    """Learn the pairs that `pairs_of(step)` gives; loss and seconds go to a log."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
-    model.requires_grad_(True).train()
+def make_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    torch.manual_seed(51)
+    end = tokenizer.eos_token_id
+    shape = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS}
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # every pair is a new one
+    return GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **shape, **no_dropout)
+    )
+
+
+def train() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
+    """The finished model; loss and seconds of computing go to the log."""
+    captions, rng = clean_captions(), np.random.default_rng(51)
+    tokenizer = make_tokenizer([make(captions, rng) for _ in range(2500) for make in PAIRS])
+    model = make_model(tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     start, losses, rows = time.process_time(), [], []
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * learning_rate_at((step + 1) / steps)
-        ids, labels = batch(tokenizer, pairs_of(step))
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = RATE * learning_rate_at((step + 1) / STEPS)
+        ids, labels = batch(tokenizer, [PAIRS[step % 2](captions, rng) for _ in range(BATCH)])
         loss = model(ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if (step + 1) % 40 == 0:
+        if (step + 1) % 50 == 0:
             seconds = round(time.process_time() - start)
             rows.append({"step": step + 1, "seconds": seconds, "loss": round(sum(losses) / len(losses), 5)})
-            write_rows(log, rows)
+            write_log(rows)
             losses = []
-    model.eval()
+    return model.eval(), tokenizer
 
 
-def write_rows(name: str, rows: list[dict]) -> None:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def train() -> tuple[GPT2LMHeadModel, PreTrainedTokenizerFast]:
-    """The first stage."""
-    captions, rng = clean_captions(), np.random.default_rng(51)
-    tokenizer = make_tokenizer([make(captions, rng) for _ in range(2500) for make in PAIRS])
-    torch.manual_seed(51)
-    end = tokenizer.eos_token_id
-    shape = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS, "n_positions": POSITIONS}
-    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}  # every pair is a new one
-    model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(tokenizer), bos_token_id=end, eos_token_id=end, **shape, **no_dropout)
-    )
-
-    def pairs_of(step: int) -> list[Pair]:
-        rng = np.random.default_rng([52, step])
-        return [PAIRS[step % 2](captions, rng) for _ in range(BATCH)]
-
-    optimise(model, tokenizer, STEPS, RATE, pairs_of, "log.jsonl")
-    return model, tokenizer
-
-
-@torch.no_grad()
-def best_of_n(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> list[Pair]:
-    """Learning prompts and the best of their rewritten forms, by pictures from one noise a prompt."""
-    options = {"do_sample": True, "max_new_tokens": 75}
-    writers = [Rewriter(model, tokenizer, PROMPTIST, options, seed=seed) for seed in range(FORMS)]
-    world, reward = load_model("world"), load_reward("world/preference")
-    prompts = load_prompts().learn[:: len(load_prompts().learn) // LEARNING_PROMPTS][:LEARNING_PROMPTS]
-    pairs, rows = [], []
-    for number, prompt in enumerate(prompts):
-        forms = [writer(prompt)[0] for writer in writers]
-        noise = picture_noise(world, picture_generators(53, number, 1)).expand(FORMS, -1, -1, -1)
-        images = generate(world, forms, world.encode_negative_prompt([""]), noise)
-        scores = reward(images, [prompt] * FORMS)
-        pairs.append((PROMPTIST.format(prompt=prompt), " " + forms[int(scores.argmax())]))
-        rows.append({"prompt": prompt, "forms": forms, "rewards": [round(score, 4) for score in scores.tolist()]})
-        write_rows(BEST, rows)
-    return pairs
-
-
-def learn_the_best(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """The second stage, in place of reinforcement learning."""
-    best, captions = best_of_n(model, tokenizer), clean_captions()
-
-    def pairs_of(step: int) -> list[Pair]:
-        rng = np.random.default_rng([54, step])
-        if step % 2:  # so that the other kind is not forgotten
-            return [beautiful_pair(captions, rng) for _ in range(BATCH)]
-        return [best[i] for i in rng.choice(len(best), BATCH, replace=False)]
-
-    optimise(model, tokenizer, SECOND_STEPS, SECOND_RATE, pairs_of, "second.jsonl")
+def write_log(rows: list[dict]) -> None:
+    folder = WORK / "rewriter"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def save(model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
