@@ -2,8 +2,8 @@
 BeautifulPrompt.
 
 Both publish a language model trained in two stages: on pairs of a plain prompt and a good one, then by reinforcement
-learning from a reward. The first is the same here, with pairs from the world's captions and training scenes; the second
-is left out.
+learning from a reward. The first is the same here, with pairs from the world's captions and training scenes; the
+second is left out.
 """
 
 import json
@@ -73,7 +73,8 @@ def batch(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> tuple[Tensor
     """Token numbers, and the same as labels where the model has to go on: not for the prompt, not for the padding."""
     read = [tokenizer(text).input_ids for text, _ in pairs]
     whole = [
-        ids + tokenizer(target).input_ids + [tokenizer.eos_token_id] for ids, (_, target) in zip(read, pairs, strict=True)
+        ids + tokenizer(target).input_ids + [tokenizer.eos_token_id]
+        for ids, (_, target) in zip(read, pairs, strict=True)
     ]
     longest = max(map(len, whole))
     ids = torch.full((len(pairs), longest), tokenizer.eos_token_id)

@@ -10,11 +10,11 @@ from fakes import GaussianModel
 from tiny import tiny_pipeline
 from tiny_language import tiny_bloom, tiny_byte_tokenizer, tiny_gpt2
 
-import reneg.baselines.rewriters as rewriters
 from reneg.baselines.config import BeautifulPromptConfig, PromptistConfig, RewriterConfig
 from reneg.baselines.rewriters import (
     BEAUTIFUL_PROMPT,
     PROMPTIST,
+    WORLDS_REWRITER,
     Location,
     Rewriter,
     fit,
@@ -92,7 +92,8 @@ def test_beautiful_prompt_is_the_authors_card_with_a_seed_of_its_own_for_each_pr
     assert [writer(prompt)[0] for prompt in reversed(PROMPTS)] == found[::-1]
     assert found[0] == found[4] and len(set(found)) == 4
     assert Rewriter(model, tokenizer, BEAUTIFUL_PROMPT, options, seed=4)("a cat")[0] != found[0]
-    text = f"Instruction: Give a simple description of the image to generate a drawing prompt.\nInput: {PROMPTS[1]}\nOutput:"
+    instruction = "Instruction: Give a simple description of the image to generate a drawing prompt."
+    text = f"{instruction}\nInput: {PROMPTS[1]}\nOutput:"
     ids = tokenizer(text, return_tensors="pt").input_ids
     torch.manual_seed(derive_seed(3, f"rewriter {text}", 0))
     output = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=0, pad_token_id=0, **options)
@@ -147,7 +148,10 @@ def test_what_is_too_long_for_the_text_encoder_is_cut_at_a_word_and_what_is_empt
         (kept, 100 - len(kept.split())),
         ("a dog", 0),
     ]
-    assert "1 of 2 rewritten prompts were cut" in caplog.text and "1 of 2 prompts were rewritten as nothing" in caplog.text
+    assert (
+        "1 of 2 rewritten prompts were cut" in caplog.text
+        and "1 of 2 prompts were rewritten as nothing" in caplog.text
+    )
 
 
 def test_a_bin_file_is_read_as_tensors_and_its_code_is_not_run(folder: Path, tmp_path: Path):
@@ -186,8 +190,8 @@ def test_weights_that_are_missing_are_refused(folder: Path):
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [
-        (PromptistConfig(), Location(rewriters.WORLDS_REWRITER)),
-        (BeautifulPromptConfig(), Location(rewriters.WORLDS_REWRITER)),
+        (PromptistConfig(), Location(WORLDS_REWRITER)),
+        (BeautifulPromptConfig(), Location(WORLDS_REWRITER)),
         (PromptistConfig(model="sd1.5"), Location("microsoft/Promptist", "refs/pr/2")),
         (BeautifulPromptConfig(model="sd1.5"), Location("alibaba-pai/pai-bloom-1b1-text2prompt-sd")),
         (PromptistConfig(rewriter="mine/own", rewriter_revision="v1"), Location("mine/own", "v1")),
@@ -197,6 +201,7 @@ def test_which_language_model_is_asked(config: RewriterConfig, wanted: Location)
     assert location_of(config) == wanted
 
 
+@pytest.mark.skipif(not WORLDS_REWRITER.is_dir(), reason="made by python -m world rewriter")
 @pytest.mark.parametrize("name", ["promptist", "beautifulprompt"])
 def test_the_world_has_a_rewriter_that_keeps_the_subject_and_praises(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -211,12 +216,14 @@ def test_the_world_has_a_rewriter_that_keeps_the_subject_and_praises(
 
 
 def test_bad_settings_name_their_flag():
+    plain = BeautifulPromptConfig()
     for wrong in ({"top_p": 0.0}, {"temperature": 0.0}, {"repetition_penalty": -1.0}, {"top_k": 0}, {"max_length": 0}):
         with pytest.raises(ValueError, match=f"^--{next(iter(wrong))} "):
-            BeautifulPromptConfig(**wrong)
-    for name in ("num_beams", "max_new_tokens"):
-        with pytest.raises(ValueError, match=f"^--{name} 0"):
-            PromptistConfig(**{name: 0})
+            dataclasses.replace(plain, **wrong)
+    with pytest.raises(ValueError, match="^--num_beams 0"):
+        PromptistConfig(num_beams=0)
+    with pytest.raises(ValueError, match="^--max_new_tokens 0"):
+        PromptistConfig(max_new_tokens=0)
 
 
 def test_beautiful_prompt_runs_as_a_command(folder: Path, asked: dict):

@@ -180,7 +180,9 @@ def test_a_published_denoiser_comes_from_the_hub(tmp_path: Path):
         hub.repositories[repository] = {name: (tmp_path / name).read_bytes()}
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+        )
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.strip())
     file = open_weights(path, model)

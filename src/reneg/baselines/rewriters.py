@@ -104,11 +104,15 @@ def load_rewriter(location: Location, template: str, options: dict[str, Any], *,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--rewriter {str(source)!r} cannot be loaded as a causal language model: {reason}") from error
+        raise ValueError(
+            f"--rewriter {str(source)!r} cannot be loaded as a causal language model: {reason}"
+        ) from error
     if info["missing_keys"]:
         raise ValueError(f"--rewriter {str(source)!r} lacks {len(info['missing_keys'])} of its weights")
     if tokenizer.vocab_size <= len(tokenizer.all_special_ids) or tokenizer.eos_token_id is None:
-        raise ValueError(f"--rewriter {str(source)!r} has no tokenizer with an end-of-text token; save it with the model")
+        raise ValueError(
+            f"--rewriter {str(source)!r} has no tokenizer with an end-of-text token; save it with the model"
+        )
     return Rewriter(model.to(device), tokenizer, template, options, seed=seed)
 
 

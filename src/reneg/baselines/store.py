@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from reneg.baselines.config import PromptwiseConfig
 from reneg.files import make_output_dir, write_atomically

@@ -21,7 +21,9 @@ from reneg.targets.weights import component_name, holding
 
 ADAPTER = "contender"
 DENOISER_FILES = tuple(
-    f"{part}diffusion_pytorch_model.{suffix}" for suffix in ("safetensors", "bin") for part in ("", "unet/", "transformer/")
+    f"{part}diffusion_pytorch_model.{suffix}"
+    for suffix in ("safetensors", "bin")
+    for part in ("", "unet/", "transformer/")
 )
 """Where a folder holds a denoiser's weights: its own, or a whole pipeline's."""
 CLIP_PARTS = ("text_model.", "embeddings.", "encoder.layers.", "final_layer_norm.")
