@@ -1,4 +1,4 @@
-"""What ReNeg is compared with: methods that give every prompt a negative prompt, or that train weights otherwise."""
+"""What ReNeg is compared with: other prompts for every prompt, or weights that are trained otherwise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reneg.baselines.config import DnpConfig, DpoDiffConfig
+from reneg.baselines.config import BeautifulPromptConfig, DnpConfig, DpoDiffConfig, PromptistConfig
 from reneg.baselines.policy_config import DdpoConfig, DiffusionDpoConfig, policy_preset
 from reneg.config import preset
 
@@ -47,9 +47,25 @@ def _diffusion_dpo(config: DiffusionDpoConfig) -> Path:
     return run_diffusion_dpo(config)
 
 
+def _promptist(config: PromptistConfig) -> Path:
+    from reneg.baselines.rewriters import run_promptist
+
+    return run_promptist(config)
+
+
+def _beautiful_prompt(config: BeautifulPromptConfig) -> Path:
+    from reneg.baselines.rewriters import run_beautiful_prompt
+
+    return run_beautiful_prompt(config)
+
+
 BASELINES: dict[str, Baseline] = {
     "dnp": Baseline(DnpConfig, _dnp, "a negative prompt that describes the opposite picture (DNP)"),
     "dpo-diff": Baseline(DpoDiffConfig, _dpo_diff, "a negative prompt found by discrete search (DPO-Diff)"),
+    "promptist": Baseline(PromptistConfig, _promptist, "the prompt rewritten by a language model (Promptist)"),
+    "beautifulprompt": Baseline(
+        BeautifulPromptConfig, _beautiful_prompt, "the prompt rewritten by a language model (BeautifulPrompt)"
+    ),
     "ddpo": Baseline(DdpoConfig, _ddpo, "weights trained by policy gradient (DDPO)", partial(policy_preset, "ddpo")),
     "diffusion-dpo": Baseline(
         DiffusionDpoConfig,
