@@ -17,6 +17,8 @@ MOST_COPIES = 64
 TargetName = Literal["negative_embedding", "embedding_and_scale", "lora", "denoiser", "text_encoder"]
 PRESETS: dict[str, Path] = {
     "world": CONFIGS / "world.yaml",
+    "world-small": CONFIGS / "world.yaml",
+    "world-v": CONFIGS / "world.yaml",
     "sdxl": CONFIGS / "sdxl.yaml",
     "sd3-medium": CONFIGS / "sd3.yaml",
     "sd3.5-medium": CONFIGS / "sd3.yaml",

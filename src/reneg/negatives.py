@@ -18,7 +18,7 @@ from reneg.negative import NegativeEmbedding, is_file_reference
 from reneg.prompts import is_public_set, read_prompts
 from reneg.report import to_uint8
 from reneg.targets.weights_files import open_weights
-from reneg.world import load_prompts
+from reneg.world import DENOISERS, load_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ HANDCRAFTED_NEGATIVE_PROMPT = (
 
 def handcrafted_negative_prompt(model: DiffusionModel) -> str:
     """N*: the hand-written negative prompt that a model is compared with."""
-    return load_prompts().handcrafted_negative_prompt if model.name == "world" else HANDCRAFTED_NEGATIVE_PROMPT
+    return load_prompts().handcrafted_negative_prompt if model.name in DENOISERS else HANDCRAFTED_NEGATIVE_PROMPT
 
 
 def resolve_negative(value: str, model: DiffusionModel, *, flag: str = "--negative") -> Conditioning:

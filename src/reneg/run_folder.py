@@ -27,7 +27,7 @@ from reneg.prompts import read_prompts
 from reneg.provenance import code_version
 from reneg.randomness import prompt_index
 from reneg.targets import TARGETS
-from reneg.world import load_prompts
+from reneg.world import DENOISERS, load_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -186,4 +186,4 @@ def sampling_metadata(config: ModelConfig, model: DiffusionModel, *, guidance_sc
         "scheduler": model.scheduler_name,
         "reneg_version": code_version(),
     }
-    return metadata | ({"license": "Apache-2.0 (bundled world)"} if config.model == "world" else {})
+    return metadata | ({"license": "Apache-2.0 (bundled world)"} if config.model in DENOISERS else {})

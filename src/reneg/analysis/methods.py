@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from reneg.baselines import BASELINES
+from reneg.baselines.policy_config import DdpoConfig, DiffusionDpoConfig
 from reneg.config import LearnConfig, preset
 from reneg.effort import learning_effort
 from reneg.interfaces import GradientPolicy
 from reneg.learning import learn
 from reneg.monitor import NOISES
+from reneg.refinement.config import RefineConfig
+from reneg.refinement.run import run_refine
 from reneg.run_folder import result_names
 
 BACKWARD = 2
@@ -72,15 +75,48 @@ def _learn_cost(config: LearnConfig, prompts: int) -> int:
     return counts["denoiser_evaluations"] + BACKWARD * counts["denoiser_backward_evaluations"]
 
 
+def _looks_cost(config: Any, prompts: int) -> int:
+    """The monitor's looks of a run."""
+    looks = 1 + -(-config.max_train_steps // config.validation_steps)
+    return looks * NOISES * min(config.num_validation_prompts, prompts) * BRANCHES * config.num_inference_steps
+
+
+def _ddpo_cost(config: DdpoConfig, prompts: int) -> int:
+    trained = round(config.timestep_fraction * config.num_inference_steps) * config.num_inner_epochs * (1 + BACKWARD)
+    picture = BRANCHES * (config.num_inference_steps + trained)
+    return config.max_train_steps * config.num_samples * picture + _looks_cost(config, prompts)
+
+
+def _diffusion_dpo_cost(config: DiffusionDpoConfig, prompts: int) -> int:
+    steps = config.pair_inference_steps or config.num_inference_steps
+    made = 0 if config.pairs else config.num_pairs * config.pictures_per_pair * BRANCHES * steps
+    # Two pictures of a pair, each by the model that is trained, with a gradient, and by the reference.
+    pair = 2 * (1 + BACKWARD + 1)
+    learned = config.max_train_steps * config.train_batch_size * config.gradient_accumulation_steps * pair
+    return made + learned + _looks_cost(config, prompts)
+
+
+def _refine_cost(config: RefineConfig, prompts: int) -> int:
+    """Every step of every prompt: a gradient, and each candidate judged on whole pictures, as is the global one."""
+    gradient = config.noises_per_prompt * (BRANCHES * config.num_inference_steps + BACKWARD * config.gradient_steps)
+    judged = config.judged_noises * BRANCHES * config.num_inference_steps
+    return prompts * (config.max_refine_steps * (gradient + judged) + judged)
+
+
 COSTS: dict[str, Callable[[Any, int], int]] = {
     "dnp": lambda config, prompts: prompts * BRANCHES * config.num_inference_steps,
     "dpo-diff": lambda config, prompts: (
         prompts * config.num_noises * config.num_candidates * BRANCHES * config.num_inference_steps
     ),
+    "promptist": lambda config, prompts: 0,
+    "beautifulprompt": lambda config, prompts: 0,
+    "ddpo": _ddpo_cost,
+    "diffusion-dpo": _diffusion_dpo_cost,
 }
-"""Baseline -> its cost."""
+"""Baseline -> its cost. Rewriters of the prompt never run the denoiser."""
 METHODS: dict[str, Method] = {
     "learn": Method(LearnConfig, _learn, preset, _learn_cost),
-    **{f"baseline {name}": Method(row.config, row.run, preset, COSTS[name]) for name, row in BASELINES.items()},
+    "refine": Method(RefineConfig, run_refine, preset, _refine_cost),
+    **{f"baseline {name}": Method(row.config, row.run, row.preset, COSTS[name]) for name, row in BASELINES.items()},
 }
 """Command -> how a row is made with it."""

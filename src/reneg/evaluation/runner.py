@@ -67,7 +67,10 @@ def evaluate(config: EvaluateConfig, *, console: Console | None = None) -> dict:
 
 def model_fingerprint(model: str) -> str:
     """What identifies the weights of a `--model` value."""
-    return fingerprint(MODELS[model].location if model in MODELS else model)
+    if model not in MODELS:
+        return fingerprint(model)
+    row = MODELS[model]
+    return " ".join(fingerprint(part) for part in (row.location, row.denoiser) if part is not None)
 
 
 def reward_fingerprint(reward: str, *, published: bool) -> str:
