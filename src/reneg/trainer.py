@@ -331,7 +331,7 @@ class Trainer(ABC):
             return self.target.artifact(metadata)
 
     def _effort(self) -> dict[str, int]:
-        """The evaluations of the denoiser that the run spent so far: what its metrics tell, and the monitor's looks."""
+        """The denoiser's evaluations that the run spent so far: what its metrics tell, and the monitor's looks."""
         rows = read_rows(self.metrics.path)
         looked = sum(row["kind"] == "validation" for row in rows) * sum(map(len, self.monitor.batches))
         forward = sum(int(row.get("forward_evaluations", 0)) for row in rows)

@@ -21,7 +21,7 @@ QUICK |= {"num_validation_prompts": 1, "validation_steps": 2, "checkpointing_ste
 def config(tmp_path_factory: pytest.TempPathFactory) -> Table2Config:
     folder = tmp_path_factory.mktemp("table2")
     tiny_pipeline().save_pretrained(folder / "model")
-    rewards = {name: str(save_tiny_reward(folder / name, seed=seed)) for seed, name in enumerate(("reward", "watch"), 1)}
+    rewards = {name: str(save_tiny_reward(folder / name, seed=n)) for n, name in enumerate(("reward", "watch"), 1)}
     (folder / "learn.txt").write_text("\n".join(PROMPTS))
     (folder / "evaluate.txt").write_text("a fox\na tree\n")
     learn = QUICK | {"reward": rewards["reward"], "monitor": rewards["watch"]}
@@ -55,9 +55,10 @@ def finished(config: Table2Config) -> dict:
 
 
 def test_prompts_are_split(config: Table2Config, finished: dict):
-    tuning, learning = ((config.output_dir / f"{name}.txt").read_text().splitlines() for name in ("tuning", "learning"))
+    files = [config.output_dir / f"{name}.txt" for name in ("tuning", "learning")]
+    tuning, learning = (file.read_text().splitlines() for file in files)
     assert len(tuning) == 2 and not set(tuning) & set(learning) and set(tuning + learning) == set(PROMPTS)
-    made = yaml.safe_load((config.output_dir / "lora" / "made-all" / "config.yaml").read_text())
+    made = yaml.safe_load((config.output_dir / "lora" / "all" / "config.yaml").read_text())
     assert Path(made["prompts"]) == config.output_dir / "learning.txt"
 
 
@@ -81,7 +82,7 @@ def test_every_row_is_evaluated_with_what_was_chosen(config: Table2Config, finis
         assert rows[name]["guidance_scale"] == scale
         assert (f"{name}-at-7.5" in rows) == (scale != 7.5)
     assert rows["lora"]["guidance_scale"] == 7.5  # nothing to choose
-    learned = config.output_dir / "reneg" / f"made-all-{tuning['reneg/choose-value']['chosen']}"
+    learned = config.output_dir / "reneg" / f"all-{tuning['reneg/choose-value']['chosen']}"
     assert rows["reneg"]["chosen"] == tuning["reneg/choose-value"]["chosen"]
     evaluation = json.loads((config.output_dir / "evaluation-evaluate" / "results.json").read_text())
     values = {negative["name"]: negative["value"] for negative in evaluation["negatives"]}

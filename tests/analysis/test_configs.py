@@ -1,4 +1,4 @@
-"""The experiments' files: all parsed by the command that reads them, and every row of the tables made into settings."""
+"""The experiments' files: all parsed by the command that reads them, and every row made into settings."""
 
 import json
 from pathlib import Path

@@ -57,7 +57,8 @@ def test_the_last_prediction_of_ddim_is_the_picture():
     model, generators = GaussianModel(), picture_generators(0, 0, 2)
     null = model.null_conditioning().expand(2)
     noise = picture_noise(model, generators)
-    predictions, final = predictions_along(model, model.encode_prompt(PROMPTS[:2]), null, noise, generators, **SAMPLING)
+    positive = model.encode_prompt(PROMPTS[:2])
+    predictions, final = predictions_along(model, positive, null, noise, generators, **SAMPLING)
     cosine, error = similarities(model, predictions, final).mean(0)
     assert cosine[-1] == pytest.approx(1) and error[-1] == pytest.approx(0, abs=1e-12)
     assert (error.diff() < 0).all()  # and it comes nearer at every step

@@ -26,7 +26,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransferConfig:
     first, second, foreign = tiny_pipeline(), tiny_pipeline(prediction_type="v_prediction"), tiny_pipeline()
     with torch.no_grad():
         second.unet.conv_out.bias += 0.5
-        foreign.text_encoder.text_model.final_layer_norm.weight *= 2
+        for parameter in foreign.text_encoder.parameters():
+            parameter *= 2
     for name, pipe in {"first": first, "second": second, "foreign": foreign}.items():
         pipe.save_pretrained(tmp_path / name)
     rewards = [str(save_tiny_reward(tmp_path / name, seed=seed)) for seed, name in enumerate(("reward", "watch"), 1)]

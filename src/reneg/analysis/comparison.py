@@ -274,7 +274,7 @@ def write_table(table: Table2, results: dict) -> Path:
                 cells[f"wins on {reward} against {base}"] = "" if rate is None else interval(rate, percent=True)
         cells |= _costs(told[name]["cost"]) | _paper(row)
         rows.append(cells)
-        content[name] = {"chosen": chosen, **told[name]["cost"], "guidance_scale": told[name]["guidance_scale"]}
+        content[name] = {"chosen": chosen, "guidance_scale": told[name]["guidance_scale"], "cost": told[name]["cost"]}
         content[name]["figures"] = figures
     kept = {name: results[name] for name in ("rewards", "judges", "bases", "prompts_sha256", "notes")}
     kept |= {"num_prompts": results["overall"]["num_prompts"], "num_seeds": config.num_seeds}
@@ -285,7 +285,12 @@ def write_table(table: Table2, results: dict) -> Path:
         _text(table, results),
         rows,
         {"rows": content, "evaluation": kept, "tuning": tuning, "paper": TABLE_2},
-        {"before_after.png": ("The first noise of prompts spread evenly, in each row's own scale", _pictures(table.evaluation_folder))},
+        {
+            "before_after.png": (
+                "The first noise of prompts spread evenly, in each row's own scale",
+                _pictures(table.evaluation_folder),
+            )
+        },
     )
     return write_outcome(config, outcome)
 

@@ -144,8 +144,10 @@ def _run(config: TransferConfig, base: str, title: str) -> Path:
     if config.dry_run:
         return write_plan(config.output_dir, transfer.stages(), config.evaluations_per_second)
     results = transfer.run()
-    outcome = Outcome(title, _text(config, base), _rows(results, base), _content(results, base), _images(results, base))
-    return write_outcome(config, outcome)
+    images = {"wins.png": ("Wins by embedding on each generator; 95 % intervals", _bars(results, base))}
+    return write_outcome(
+        config, Outcome(title, _text(config, base), _rows(results, base), _content(results, base), images)
+    )
 
 
 def win_rates(results: dict, base: str) -> dict[str, dict[str, dict[str, dict]]]:
@@ -155,8 +157,7 @@ def win_rates(results: dict, base: str) -> dict[str, dict[str, dict[str, dict]]]
     return {
         name: {
             reward: {
-                group: scope["negatives"][name]["rewards"][reward]["win_rate"][base]
-                for group, scope in scopes.items()
+                group: scope["negatives"][name]["rewards"][reward]["win_rate"][base] for group, scope in scopes.items()
             }
             for reward in results["rewards"]
         }
@@ -211,7 +212,7 @@ def _text(config: TransferConfig, base: str) -> str:
     )
 
 
-def _images(results: dict[str, dict], base: str) -> dict[str, tuple[str, Image.Image]]:
+def _bars(results: dict[str, dict], base: str) -> Image.Image:
     """Bars of the wins on every generator, by the judges or, without them, by all rewards."""
     from matplotlib.figure import Figure
 
@@ -235,4 +236,4 @@ def _images(results: dict[str, dict], base: str) -> dict[str, tuple[str, Image.I
     figure.axes[0].legend(frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return {"wins.png": ("Wins by embedding on each generator; 95 % intervals", Image.open(buffer).convert("RGB"))}
+    return Image.open(buffer).convert("RGB")
