@@ -49,7 +49,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransferConfig:
         num_inference_steps=2,
         num_seeds=1,
         rewards=rewards,
-        output_dir=tmp_path / "out",
+        output_dir=tmp_path / "table3",
+        stages_dir=tmp_path / "stages",
     )
 
 
@@ -63,17 +64,17 @@ def test_both_experiments_from_the_same_pictures(config: TransferConfig, monkeyp
         "second": ["on-first", "on-second"],
         "foreign": ["on-foreign"],
     }
-    learned = config.output_dir / "second" / "learned"
+    learned = config.stages_dir / "second" / "learned"
     made = yaml.safe_load((learned / "config.yaml").read_text())
     assert made["model"].endswith("/second") and made["max_train_steps"] == 2
-    assert not (config.output_dir / "first" / "learned").exists()  # it was given
+    assert not (config.stages_dir / "first" / "learned").exists()  # it was given
 
     monkeypatch.setattr(transfer, "evaluate", None)  # whatever would sample again fails
-    figure = run_fig_7(replace(config))
+    figure = run_fig_7(replace(config, output_dir=config.output_dir.parent / "fig7"))
     against_null = json.loads((figure.parent / "results.json").read_text())
     assert (results["against"], against_null["against"]) == ("N-star", "null")
     for name, told in generators.items():
-        evaluation = json.loads((config.output_dir / name / "evaluation" / "results.json").read_text())
+        evaluation = json.loads((config.stages_dir / name / "evaluation-evaluate" / "results.json").read_text())
         assert told["wins"] == win_rates(evaluation, "N-star") != win_rates(evaluation, "null")
         assert against_null["generators"][name]["wins"] == win_rates(evaluation, "null")
     assert (figure.parent / "wins.png").stat().st_size > 1000
@@ -85,11 +86,11 @@ def test_plan(config: TransferConfig):
     assert list(stages) == [
         "second/learning",
         "foreign/learning",
-        "first/evaluating",
-        "second/evaluating",
-        "foreign/evaluating",
+        "first/evaluating-evaluate",
+        "second/evaluating-evaluate",
+        "foreign/evaluating-evaluate",
     ]
-    assert stages["first/evaluating"].evaluations == 3 * 1 * 5 * 2 * 2  # prompts, noises, contenders, steps, branches
+    assert stages["first/evaluating-evaluate"].evaluations == 3 * 1 * 5 * 2 * 2  # prompts, noises, contenders, steps, branches
     assert all(name in text for name in stages)
 
 

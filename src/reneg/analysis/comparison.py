@@ -36,7 +36,7 @@ class Table2:
         self.tuning = spread(groups, config.num_tuning_prompts)
         held_out = set(self.tuning)
         self.learning = [prompt for prompt in dict.fromkeys(groups) if prompt not in held_out]
-        self.evaluation_folder = self.root / f"evaluation-{self._set_name()}"
+        self.evaluation_folder = self.root / f"evaluation-{config.set_name()}"
         self._evaluated = EvaluateConfig(
             **{name: vars(config)[name] for name in [field.name for field in fields(ModelConfig)]}
             | {"seed": config.evaluation_seed, "output_dir": self.evaluation_folder},
@@ -50,9 +50,6 @@ class Table2:
         self.num_evaluated = sum(len(prompts) for prompts in load_groups(self._evaluated).values())
         self.found: dict[str, Found] = {}
         """Stage -> what it found."""
-
-    def _set_name(self) -> str:
-        return "world" if self.config.prompts is None else self.config.prompts.stem.replace(":", "-")
 
     def prompts_file(self, name: str) -> Path:
         return self.root / f"{name}.txt"
@@ -82,7 +79,7 @@ class Table2:
         pictures = self.num_evaluated * self.config.num_seeds * (2 if len(scales) > 1 else 1)
         stages.append(
             Stage(
-                f"{row.name}/evaluated-{self._set_name()}-{self.num_evaluated}",
+                f"{row.name}/evaluated-{self.config.set_name()}-{self.num_evaluated}",
                 {"num_seeds": self.config.num_seeds, "seed": self.config.evaluation_seed},
                 2 * self.config.num_inference_steps * pictures,
                 lambda folder: self._evaluate_up_to(row),
@@ -107,7 +104,7 @@ class Table2:
             given["prompts"], count, name = self.prompts_file("tuning"), len(self.tuning), "tuning"
         else:
             given |= {"prompts": self.config.prompts, "max_prompts": self.config.max_prompts}
-            count, name = self.num_evaluated, self._set_name()
+            count, name = self.num_evaluated, self.config.set_name()
         if tuning and value is not None:
             name += f"-{value}"
 
@@ -130,7 +127,7 @@ class Table2:
 
     def _own_stage(self, name: str) -> str:
         """The stage that makes what a row has for each prompt of the evaluation."""
-        return f"{name}/made-{self._set_name()}-{self.num_evaluated}"
+        return f"{name}/made-{self.config.set_name()}-{self.num_evaluated}"
 
     def _sets(self) -> dict[str, Any]:
         """What identifies the prompts."""

@@ -129,6 +129,10 @@ class ComparisonConfig(ModelConfig):
         rate = self.evaluations_per_second
         require(rate > 0, f"--evaluations_per_second {rate}: must be above 0")
 
+    def set_name(self) -> str:
+        """What the prompts of the evaluation are called in names of folders."""
+        return "world" if self.prompts is None else self.prompts.stem.replace(":", "-")
+
 
 @dataclass
 class Table2Config(ComparisonConfig):
@@ -170,8 +174,10 @@ class TransferConfig(ComparisonConfig):
     """Embeddings that are there already, each NAME=FILE with the generator's name; the others are learned."""
     learning_prompts: Path | None = None
     """What is learned on; null takes the world's learning prompts."""
-    output_dir: Path = Path("runs/transfer")
-    """A folder for each stage; both experiments share the pictures if they share the folder."""
+    output_dir: Path = Path("runs/table3")
+    """results.json, table.md, report.html, wins.png."""
+    stages_dir: Path = Path("runs/transfer")
+    """A folder for each stage, which both experiments share; an interrupted run goes on there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -38,7 +38,8 @@ def write_outcome(config: ModelConfig, outcome: Outcome) -> Path:
     """Write the files into the output folder; gives the table's, which is written last."""
     folder = config.output_dir
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-    results = {"title": outcome.title, "settings": settings, "versions": versions(), **outcome.content}
+    told = {"title": outcome.title, "text": outcome.text, "table": outcome.rows}
+    results = {**told, "settings": settings, "versions": versions(), **outcome.content}
     write_json(folder / "results.json", results)
     for name, (_, image) in outcome.images.items():
         write_atomically(folder / name, lambda path, image=image: image.save(path, "PNG", optimize=True))

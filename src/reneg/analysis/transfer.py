@@ -41,7 +41,7 @@ class Transfer:
     """The stages of both experiments: learn on each generator, then compare on each."""
 
     def __init__(self, config: TransferConfig):
-        self.config, self.root = config, config.output_dir
+        self.config, self.root = config, config.stages_dir
         self.given = {short(model): model for model in config.models}
         files = [text.partition("=") for text in config.learned]
         self.files = {name: file for name, _, file in files}
@@ -83,7 +83,7 @@ class Transfer:
             published=config.published,
             batch_size=config.batch_size,
             seed=config.evaluation_seed,
-            output_dir=self.root / name / "evaluation",
+            output_dir=self.root / name / f"evaluation-{config.set_name()}",
         )
         count = sum(len(prompts) for prompts in load_groups(settings).values())
 
@@ -97,13 +97,17 @@ class Transfer:
         pictures = count * config.num_seeds * (2 + len(self.given))
         depends = {"models": config.models, "prompts": config.prompts, "num_prompts": count, "seed": settings.seed}
         depends |= {"rewards": config.rewards, "num_seeds": config.num_seeds, "learned": config.learned}
-        return Stage(f"{name}/evaluating", depends, 2 * config.num_inference_steps * pictures, run)
+        return Stage(self._evaluating(name), depends, 2 * config.num_inference_steps * pictures, run)
+
+    def _evaluating(self, name: str) -> str:
+        """The stage that compares the embeddings on a generator."""
+        return f"{name}/evaluating-{self.config.set_name()}"
 
     def run(self) -> dict[str, dict]:
         """All stages; gives what evaluate tells of each generator."""
         for stage in self.stages():
             self.found[stage.name] = run_stage(self.root, stage)
-        folders = {name: Path(self.found[f"{name}/evaluating"]["folder"]) for name in self.given}
+        folders = {name: Path(self.found[self._evaluating(name)]["folder"]) for name in self.given}
         return {
             name: json.loads((folder / "results.json").read_text(encoding="utf-8")) for name, folder in folders.items()
         }
@@ -142,7 +146,7 @@ def _run(config: TransferConfig, base: str, title: str) -> Path:
     make_output_dir(config.output_dir)
     transfer = Transfer(config)
     if config.dry_run:
-        return write_plan(config.output_dir, transfer.stages(), config.evaluations_per_second)
+        return write_plan(config.stages_dir, transfer.stages(), config.evaluations_per_second)
     results = transfer.run()
     images = {"wins.png": ("Wins by embedding on each generator; 95 % intervals", _bars(results, base))}
     return write_outcome(
