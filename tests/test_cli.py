@@ -12,7 +12,8 @@ from tiny import save_tiny_reward, tiny_pipeline
 import reneg.cli
 from reneg.baselines.config import DnpConfig
 from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main, parse
-from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, PushConfig, preset
+from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, preset
+from reneg.file_config import InspectConfig, PushConfig
 from reneg.negative import NegativeEmbedding
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "matplotlib"}

@@ -10,19 +10,21 @@ from typing import Any
 import pytest
 import yaml
 
+import reneg.analysis.config
 import reneg.baselines.config
 import reneg.config
 from reneg.cli import COMMANDS, build_parser, parse
 from reneg.config import CONFIGS, PRESETS, EvaluateConfig, GenerateConfig, LearnConfig, ModelConfig
 
-MODULES = (reneg.config, reneg.baselines.config)
+MODULES = (reneg.config, reneg.baselines.config, reneg.analysis.config)
 CLASSES = {
     node.name: node
     for module in MODULES
     for node in ast.parse(inspect.getsource(module)).body
     if isinstance(node, ast.ClassDef)
 }
-YAMLS = sorted(CONFIGS.rglob("*.yaml"))
+YAMLS = sorted(CONFIGS.glob("*.yaml"))
+"""Those of single models; tests/analysis has the experiments'."""
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 )
 def test_defaults_are_the_papers_and_quote_it(name: str, value: Any, quote: str):
     assert getattr(LearnConfig(), name) == value
-    assert quote in docstrings("ModelConfig", "LearnConfig")[name]
+    assert quote in docstrings("ModelConfig", "RunConfig", "LearnConfig")[name]
 
 
 def test_generating_and_evaluating_sample_as_learning_does():
@@ -86,7 +88,8 @@ def test_help_tells_every_settings_docstring(command: str):
     told = "".join(subparsers[command].format_help().split())
     names = {field.name for field in fields(COMMANDS[command].config)}
     texts = docstrings(*(base.__name__ for base in COMMANDS[command].config.__mro__[::-1] if base is not object))
-    shorter = {"prompt", "negatives", "rewards", "weights", "file", "files"}  # lists and positionals
+    shorter = {"prompt", "negatives", "scales", "rewards", "weights", "file", "files"}  # lists and positionals
+    shorter |= {"rows", "models", "learned"}
     shorter |= {"convert": {"output"}, "push": {"repository"}}.get(command, set())
     for name in names - shorter:
         assert f"--{name}" in told

@@ -9,24 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image, ImageFilter
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from reneg.algorithm import training_steps
-from reneg.evaluation.contenders import load_real_pictures
+from reneg.config import preset
+from reneg.evaluation.comparison import load_real_pictures
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.models import load_model
 from reneg.models.sd import StableDiffusion
+from reneg.negatives import handcrafted_negative_prompt
 from reneg.randomness import Streams
 from reneg.report import to_images
 from reneg.rewards import REWARDS, load_reward
 from reneg.targets import NegativeEmbeddingTarget
-from reneg.world import WEIGHTS, load_captions, load_prompts
+from reneg.world import DENOISERS, WEIGHTS, load_captions, load_prompts
 
 MANIFEST = WEIGHTS / "manifest.json"
 
-LIMIT_BYTES = 48 * 2**20
+LIMIT_BYTES, SIBLINGS_LIMIT_BYTES = 48 * 2**20, 32 * 2**20
 PROMPT = re.compile(
     r"(?P<style>\w+) drawing of (?:an? )?(?:(?:large|small) )?(?P<subject>.+?)"
     r"(?: at the (?:left|right|top|bottom))? on a (?P<colour>\w+) background"
@@ -57,8 +59,10 @@ def test_every_file_is_the_manifests():
     assert files.keys() == manifest["sha256"].keys()
     for name, path in files.items():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == manifest["sha256"][name], name
+    siblings = sum(path.stat().st_size for name, path in files.items() if name.split("/")[0] in DENOISERS)
     total = sum(path.stat().st_size for path in files.values())
-    assert total == manifest["bytes"] <= LIMIT_BYTES
+    assert total == manifest["bytes"]
+    assert 0 < siblings <= SIBLINGS_LIMIT_BYTES and total - siblings <= LIMIT_BYTES
 
 
 def test_no_file_is_a_pickle():
@@ -102,6 +106,37 @@ def test_the_rewards_and_the_generators_text_encoder_are_different_models(model:
         name = next(name for name in one if name.endswith("token_embedding.weight"))
         twin = next(key for key in other if key.endswith("token_embedding.weight"))
         assert one[name].shape != other[twin].shape or not torch.allclose(one[name].float(), other[twin].float())
+
+
+# Siblings
+
+
+@pytest.mark.parametrize(("name", "prediction_type"), [("world-small", "epsilon"), ("world-v", "v_prediction")])
+def test_siblings_are_other_denoisers_behind_the_same_text_encoder(
+    model: StableDiffusion, name: str, prediction_type: str
+):
+    """The package's sampler and diffusers' own, with a pipeline put together by hand, make the same picture."""
+    sibling, folder = load_model(name), DENOISERS[name]
+    assert folder is not None and sibling.prediction_type == prediction_type
+    assert handcrafted_negative_prompt(sibling) == load_prompts().handcrafted_negative_prompt
+    assert preset(name) == preset("world")
+    for part in ("text_encoder", "vae"):
+        ours, theirs = sibling.pipe.components[part].state_dict(), model.pipe.components[part].state_dict()
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    pipe = StableDiffusionPipeline.from_pretrained(
+        WEIGHTS / "generator",
+        unet=UNet2DConditionModel.from_pretrained(folder, subfolder="unet", use_safetensors=True),
+        scheduler=DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
+        use_safetensors=True,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    prompts, noise = load_prompts().learn[:1], picture_noise(sibling, picture_generators(0, 0, 1))
+    own = generate(sibling, prompts, sibling.encode_prompt([""]), noise, num_inference_steps=5)
+    options: dict[str, Any] = {"latents": noise, "num_inference_steps": 5, "output_type": "pt"}
+    output: Any = pipe(prompts, negative_prompt=[""], guidance_scale=7.5, **options)
+    torch.testing.assert_close(own, output.images, rtol=0, atol=1e-4)
+    plain = generate(model, prompts, model.encode_prompt([""]), noise, num_inference_steps=5)
+    assert float((own - plain).abs().mean()) > 0.01  # another denoiser, not the same under another name
 
 
 # Prompts

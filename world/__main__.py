@@ -11,8 +11,9 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from . import card, export, generator, prompts, quality, rewards, tokenizer, vae
+from . import card, export, generator, prompts, quality, rewards, rewriter, siblings, tokenizer, vae
 from .data import WORK
+from .training import PACKAGE
 
 MINUTES = {"vae": 17.0, "generator": 102.5, "preference": 18.0, "monitor": 11.0, "judge": 28.0, "aesthetic": 5.0}
 """Training time of each part on two cores (the rewards: on one)."""
@@ -36,11 +37,17 @@ def make_failures() -> None:
     scaling = torch.load(WORK / "latents.pt", weights_only=True)["scaling_factor"]
     pipes = []
     for number in range(len(generator.SNAPSHOTS)):
-        model = generator.Generator(load_tokenizer())
+        model = generator.build(load_tokenizer())
         model.load_state_dict(torch.load(WORK / "generator" / f"snapshot-{number}.pt", weights_only=True))
         pipes.append(generator.pipeline(model, load_tokenizer(), load_vae(), scaling))
     torch.save(rewards.make_failures(pipes, count=1200, held_out=False, seed=31), WORK / "failures.pt")
     torch.save(rewards.make_failures(pipes, count=300, held_out=True, seed=32), WORK / "failures-held-out.pt")
+
+
+def train_generator() -> generator.Generator:
+    data = torch.load(WORK / "latents.pt", weights_only=True)
+    model, minutes = generator.build(load_tokenizer()), MINUTES["generator"]
+    return generator.train("generator", model, data, minutes=minutes, snapshots=generator.SNAPSHOTS)
 
 
 def train_reward(name: str) -> torch.nn.Module:
@@ -49,21 +56,32 @@ def train_reward(name: str) -> torch.nn.Module:
 
 def export_world() -> None:
     models = {name: train_reward(name).eval() for name in rewards.REWARDS}
-    model = generator.train(load_tokenizer(), MINUTES["generator"])
-    export.export(model.eval(), load_tokenizer(), load_vae(), models)
+    export.export(train_generator().eval(), load_tokenizer(), load_vae(), models)
+
+
+def make_rewriter() -> None:
+    """It learns from the finished world's captions, and joins it."""
+    rewriter.save(*rewriter.train(), PACKAGE / "rewriter")
+    export.declare_float32(PACKAGE)
+    export.write_checksums(PACKAGE)
+    export.copy_logs()
 
 
 STAGES = {
     "tokenizer": lambda: tokenizer.train(WORK / "tokenizer"),
     "vae": load_vae,
     "latents": load_latents,
-    "generator": lambda: generator.train(load_tokenizer(), MINUTES["generator"]),
+    "generator": train_generator,
     "failures": make_failures,
     **{name: (lambda name=name: train_reward(name)) for name in rewards.REWARDS},
     "prompts": prompts.write,
     "export": export_world,
+    "rewriter": make_rewriter,
+    "siblings-latents": siblings.make_latents,
+    **{name: (lambda name=name: siblings.train(name)) for name in siblings.SIBLINGS},
     "accuracy": lambda: quality.measure_rewards(torch.load(WORK / "failures-held-out.pt", weights_only=True)),
     "quality": quality.measure_generator,
+    **{f"quality-{name}": (lambda name=name: quality.measure_generator(name)) for name in siblings.SIBLINGS},
     "card": card.write,
 }
 """In the order in which they build on each other."""

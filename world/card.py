@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from .quality import RESULTS
+from .siblings import SIBLINGS
 
 CARD = Path(__file__).parent / "README.md"
 TRAININGS = {
@@ -15,6 +16,8 @@ TRAININGS = {
     "aesthetic": ("`aesthetic`", "48 pairs"),
 }
 """Log -> what was trained, and on how many pictures a step."""
+TIMES = ("step", "of_steps", "seconds", "cpu_seconds")
+"""What a log's line tells beside losses and accuracies."""
 MEASURES = {
     "true_caption_first_generated": (
         "the judge ranks the true caption above 19 that differ in the subject alone, generated",
@@ -39,9 +42,36 @@ def training_table() -> str:
     rows = []
     for name, (what, pictures) in TRAININGS.items():
         last = json.loads((RESULTS / "training" / f"{name}.jsonl").read_text().splitlines()[-1])
-        figures = [f"{key.replace('_', ' ')} {last[key]:.3f}" for key in last if key not in ("step", "seconds")]
-        rows.append([what, f"{last['seconds'] / 60:.0f}", f"{last['step']:,}", pictures, ", ".join(figures)])
+        rows.append([what, f"{last['seconds'] / 60:.0f}", f"{last['step']:,}", pictures, figures_of(last)])
     return table(["Model", "Minutes", "Steps", "Pictures a step", "Last logged"], rows)
+
+
+def figures_of(last: dict[str, float]) -> str:
+    """What a log's last line tells of losses and accuracies."""
+    return ", ".join(f"{key.replace('_', ' ')} {last[key]:.3f}" for key in last if key not in TIMES)
+
+
+def siblings_table() -> str:
+    """The other denoisers: how each came about, and the quality bar's measurement."""
+    rows = []
+    for name, sibling in SIBLINGS.items():
+        last = json.loads((RESULTS / "training" / f"{name}.jsonl").read_text().splitlines()[-1])
+        quality = json.loads((RESULTS / f"quality-{name}.json").read_text())
+        rows.append(
+            [
+                f"`{name}`",
+                " and ".join(map(str, sibling.block_out_channels)),
+                "the shipped denoiser" if sibling.from_shipped else "random weights",
+                sibling.prediction_type.removesuffix("_prediction"),
+                f"{last['step']:,} of {sibling.batch}",
+                f"{last['cpu_seconds'] / 60:.0f}",
+                figures_of(last),
+                f"{quality['true_caption_first_generated']:.1%}",
+                f"{quality['ratio']:.2f}",
+            ]
+        )
+    heads = ["Model", "Wide", "Start", "Predicts", "Steps", "Minutes of one core", "Last logged"]
+    return table([*heads, "True caption first", "Ratio to real pictures"], rows)
 
 
 def accuracy_table() -> str:
@@ -61,7 +91,13 @@ def quality_table() -> str:
 def write() -> None:
     """Replace what stands between the markers of each table."""
     text = CARD.read_text()
-    for name, make in {"training": training_table, "accuracy": accuracy_table, "quality": quality_table}.items():
+    tables = {
+        "training": training_table,
+        "accuracy": accuracy_table,
+        "quality": quality_table,
+        "siblings": siblings_table,
+    }
+    for name, make in tables.items():
         start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
         if text.count(start) != 1 or text.count(end) != 1:
             raise ValueError(f"{CARD} lacks the markers of its table {name!r}")

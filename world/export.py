@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from reneg.world import DENOISERS
+
 from . import generator, prompts, rewards
 from .data import WORK, draw
 from .training import PACKAGE, to_tensor
@@ -15,7 +17,8 @@ from .training import PACKAGE, to_tensor
 RECIPE_VERSION = "1"
 REAL_PICTURES = 156
 """How many real pictures of evaluation prompts are shipped, to show what they score."""
-LIMIT_BYTES = 48 * 2**20
+LIMIT_BYTES = {"siblings": 32 * 2**20, "world": 48 * 2**20}
+"""Of the denoisers that stand in for the generator's own, and of everything else."""
 
 
 def export(
@@ -66,13 +69,16 @@ def write_real_pictures(path: Path) -> None:
 def write_checksums(folder: Path) -> None:
     """`manifest.json`: recipe version, size and SHA-256 of every file."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json")
-    total = sum(path.stat().st_size for path in files)
-    if total > LIMIT_BYTES:
-        raise ValueError(f"the world takes {total} bytes, more than {LIMIT_BYTES}")
+    sizes = dict.fromkeys(LIMIT_BYTES, 0)
+    for path in files:
+        sizes["siblings" if path.relative_to(folder).parts[0] in DENOISERS else "world"] += path.stat().st_size
+    for part, limit in LIMIT_BYTES.items():
+        if sizes[part] > limit:
+            raise ValueError(f"the {part} takes {sizes[part]} bytes, more than {limit}")
     manifest = {
         "recipe_version": RECIPE_VERSION,
         "licence": "Apache-2.0; drawings: see NOTICE",
-        "bytes": total,
+        "bytes": sum(sizes.values()),
         "sha256": {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")

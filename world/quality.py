@@ -90,9 +90,9 @@ def subject_rank(reward: ClipReward, scenes: list[Scene], pictures: torch.Tensor
 
 
 @torch.no_grad()
-def measure_generator() -> None:
+def measure_generator(name: str = "world") -> None:
     """The quality bar: pictures of held-out prompts with the null text, judged against real ones."""
-    model, judge = load_model("world"), load_reward("world/judge")
+    model, judge = load_model(name), load_reward("world/judge")
     assert isinstance(judge, ClipReward)
     scenes = [scene for group in evaluation_scenes().values() for scene in group]
     prompts = [describe(scene) for scene in scenes]
@@ -125,8 +125,9 @@ def measure_generator() -> None:
         "seconds_for_4_pictures_of_30_steps": round(elapsed, 2),
         "autoencoder_psnr_db": round(psnr(model.vae), 2),
     }
-    write_results("quality.json", results)
+    suffix = "" if name == "world" else f"-{name}"
+    write_results(f"quality{suffix}.json", results)
     chosen = [i * len(scenes) // 96 for i in range(96)]
-    image_grid(pictures[chosen], 16).save(RESULTS / "grid-null.png")
+    image_grid(pictures[chosen], 16).save(RESULTS / f"grid-null{suffix}.png")
     image_grid(real[chosen], 16).save(RESULTS / "grid-real.png")
     (RESULTS / "grid-prompts.txt").write_text("\n".join(prompts[i] for i in chosen) + "\n")

@@ -234,8 +234,9 @@ def train(name: str, tokenizer: CLIPTokenizer, vae: AutoencoderKL, minutes: floa
     spec = REWARDS[name]
     torch.manual_seed(spec.seed)
     model = build(spec, tokenizer)
-    run = Run(name, {"model": model}, torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.02), minutes)
-    if run.seconds >= run.budget:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.02)
+    run = Run(name, {"model": model}, optimizer, minutes=minutes)
+    if run.progress >= 1:
         return model
     pool = make_pool(spec, vae)
     failures = len(pool["scenes"]) - pool["failures_from"]

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ import torch.distributed as dist
 
 from .data import WORK
 
+BFLOAT16 = any(torch.cpu.get_capabilities()[name] for name in ("avx512_bf16", "amx_bf16"))
+"""Whether the CPU computes in bfloat16; on one that only imitates it, training in float32 is twice as fast."""
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "reneg" / "world" / "weights"
 """Where the finished world is shipped."""
 
@@ -49,19 +52,28 @@ def average_between_processes(parameters: list[torch.nn.Parameter], seconds: flo
 
 
 class Run:
-    """One resumable training: state saved atomically every few minutes, losses and wall time logged as JSON lines.
+    """One resumable training: state saved atomically every few minutes, losses and time logged as JSON lines.
 
     Progress is measured in seconds of training when `minutes` is given, so that a stage fits a time budget whatever
-    the machine; the log records the steps that this came to.
+    the machine; the log records the steps that this came to. It is measured in steps when `steps` is given, for a
+    machine whose share is not known beforehand.
     """
 
     def __init__(
-        self, name: str, modules: dict[str, torch.nn.Module], optimizer: torch.optim.Optimizer, minutes: float
+        self,
+        name: str,
+        modules: dict[str, torch.nn.Module],
+        optimizer: torch.optim.Optimizer,
+        *,
+        minutes: float | None = None,
+        steps: int | None = None,
     ):
-        self.name, self.modules, self.optimizer, self.budget = name, modules, optimizer, 60 * minutes
+        if (minutes is None) == (steps is None):
+            raise ValueError("give either minutes or steps")
+        self.name, self.modules, self.optimizer, self.minutes, self.steps = name, modules, optimizer, minutes, steps
         self.folder = WORK / name
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.step, self.seconds, self.last_saved = 0, 0.0, 0.0
+        self.step, self.seconds, self.cpu_seconds, self.last_saved = 0, 0.0, 0.0, 0.0
         self.base_rates = [group["lr"] for group in optimizer.param_groups]
         state_file = self.folder / "state.pt"
         if state_file.exists():
@@ -69,8 +81,13 @@ class Run:
             for key, module in modules.items():
                 module.load_state_dict(state["modules"][key])
             optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step, self.seconds, self.cpu_seconds = state["step"], state["seconds"], state.get("cpu_seconds", 0.0)
             self.last_saved = self.seconds
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done."""
+        return self.step / self.steps if self.steps is not None else self.seconds / (60 * cast(float, self.minutes))
 
     def save(self) -> None:
         self.last_saved = self.seconds
@@ -81,6 +98,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
         }
         temporary = self.folder / "state.tmp"
         torch.save(state, temporary)
@@ -93,10 +111,10 @@ class Run:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         sums: dict[str, float] = {}
         first, summed = self.step, 0
-        while self.seconds < self.budget:
-            start = time.monotonic()
+        while self.progress < 1:
+            start, cpu_start = time.monotonic(), time.process_time()
             for group, rate in zip(self.optimizer.param_groups, self.base_rates, strict=True):
-                group["lr"] = rate * learning_rate_at(self.seconds / self.budget)
+                group["lr"] = rate * learning_rate_at(self.progress)
             loss, figures = loss_of(self.step)
             loss.backward()
             self.seconds = average_between_processes(parameters, self.seconds)
@@ -107,6 +125,7 @@ class Run:
                 after()
             self.step += 1
             self.seconds += time.monotonic() - start
+            self.cpu_seconds += time.process_time() - cpu_start
             summed += 1
             for key, value in {"loss": float(loss.detach()), **figures}.items():
                 sums[key] = sums.get(key, 0.0) + value
@@ -114,6 +133,8 @@ class Run:
                 row = {
                     "step": self.step,
                     "seconds": round(self.seconds),
+                    "cpu_seconds": round(self.cpu_seconds),
+                    **({} if self.steps is None else {"of_steps": self.steps}),
                     **{k: round(v / summed, 5) for k, v in sums.items()},
                 }
                 with (self.folder / "log.jsonl").open("a") as log:

@@ -69,7 +69,7 @@ def train(minutes: float, *, batch: int = 8) -> AutoencoderKL:
     torch.manual_seed(0)
     vae = build().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4, betas=(0.9, 0.99))
-    run = Run("vae", {"vae": vae}, optimizer, minutes)
+    run = Run("vae", {"vae": vae}, optimizer, minutes=minutes)
 
     def loss_of(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         target = pictures(step, batch, seed=1).to(memory_format=torch.channels_last)

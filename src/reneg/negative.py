@@ -217,10 +217,7 @@ class NegativeEmbedding:
         Raises:
             ValueError, OSError: as of `load` and `from_pretrained`.
         """
-        if not reference.startswith(HUB_PREFIX):
-            return cls.load(reference)
-        repo_id, _, filename = reference.removeprefix(HUB_PREFIX).partition(":")
-        return cls.from_pretrained(repo_id, filename=filename or HUB_FILE)
+        return cls.load(locate(reference))
 
     @classmethod
     def from_pretrained(
@@ -294,6 +291,19 @@ def _check_shapes(tensors: dict[str, Tensor], path: Path) -> None:
             f"{path} holds {_shown(got)}; {EMBEDS} and {NULL_EMBEDS} must be floating point of one shape "
             f"(1, tokens, width), {POOLED}, if there is one, (1, width), and {MASK} (1, tokens)"
         )
+
+
+def locate(reference: str) -> Path:
+    """The file that a `--negative` value names, downloaded if it is `hub:owner/name` or `hub:owner/name:FILE`.
+
+    Raises:
+        ValueError: no repository name.
+        OSError: it cannot be downloaded.
+    """
+    if not reference.startswith(HUB_PREFIX):
+        return Path(reference)
+    repo_id, _, filename = reference.removeprefix(HUB_PREFIX).partition(":")
+    return download(repo_id, filename=filename or HUB_FILE, revision=None)
 
 
 def is_file_reference(text: str) -> bool:

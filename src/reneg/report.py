@@ -104,6 +104,13 @@ def _cell(text: str) -> str:
     return f"<td{numeric}>{html.escape(text)}</td>"
 
 
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of column -> cell as a Markdown table; the columns are those of the rows in the order they appear."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
 def _figure(caption: str, image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)

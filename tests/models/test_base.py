@@ -19,6 +19,7 @@ from torch import Tensor
 
 from reneg.algorithm import one_step_x0, training_steps
 from reneg.generation import picture_generators, picture_noise
+from reneg.learning import FP16_LOSS_SCALE
 from reneg.metrics import read_rows
 from reneg.models.base import LatentModel
 from reneg.models.pixart import PixArtAlpha
@@ -28,7 +29,6 @@ from reneg.models.sd3 import StableDiffusion3
 from reneg.models.sdxl import StableDiffusionXL
 from reneg.randomness import Streams
 from reneg.targets import NegativeEmbeddingTarget
-from reneg.trainer import FP16_LOSS_SCALE
 
 FAMILIES: dict[str, tuple[type[LatentModel], Callable[..., Any]]] = {
     "sd": (StableDiffusion, tiny_pipeline),

@@ -8,7 +8,8 @@ import torch
 from tiny import tiny_pipeline
 
 from reneg.config import PRESETS
-from reneg.models import FAMILIES, MODELS, load_model
+from reneg.evaluation.runner import model_fingerprint
+from reneg.models import FAMILIES, MODELS, ModelSource, load_model
 
 MARK = "the repository's code has run"
 
@@ -24,6 +25,37 @@ def test_every_row_has_a_known_family_and_every_preset_a_row():
         assert row.family in families
         assert isinstance(row.location, Path) or row.location.count("/") == 1, name
     assert PRESETS.keys() <= MODELS.keys()
+
+
+def test_a_row_may_put_another_denoiser_behind_the_text_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With the scheduler that knows what it predicts; both folders are in the model's fingerprint."""
+    base, other = tiny_pipeline(), tiny_pipeline(prediction_type="v_prediction")
+    with torch.no_grad():
+        other.unet.conv_out.weight.mul_(2)
+    base.save_pretrained(tmp_path / "base")
+    for part in (other.unet, other.scheduler):
+        part.save_pretrained(tmp_path / "other" / ("unet" if part is other.unet else "scheduler"))
+    monkeypatch.setitem(MODELS, "base", ModelSource(tmp_path / "base", "sd"))
+    monkeypatch.setitem(MODELS, "other", ModelSource(tmp_path / "base", "sd", tmp_path / "other"))
+    plain, replaced = load_model("base"), load_model("other", dtype=torch.bfloat16)
+    assert (plain.prediction_type, replaced.prediction_type) == ("epsilon", "v_prediction")
+    assert replaced.dtype == torch.bfloat16 and replaced.scheduler_name == "ddim"
+    torch.testing.assert_close(replaced.denoiser.conv_out.weight, other.unet.conv_out.weight.bfloat16())
+    torch.testing.assert_close(
+        replaced.text_encoder.state_dict(), plain.text_encoder.bfloat16().state_dict(), rtol=0, atol=0
+    )
+    before = model_fingerprint("other")
+    assert before != model_fingerprint("base")
+    (tmp_path / "other" / "scheduler" / "scheduler_config.json").write_text("{}")
+    assert model_fingerprint("other") != before
+
+
+def test_a_row_with_a_damaged_denoiser_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tiny_pipeline().save_pretrained(tmp_path)
+    monkeypatch.setitem(MODELS, "mine", ModelSource(tmp_path, "sd", tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="--model 'mine' cannot be loaded") as error:
+        load_model("mine")
+    assert "\n" not in str(error.value)
 
 
 def test_stable_diffusion_is_looked_for_where_it_is_today():

@@ -13,7 +13,7 @@ from reneg.rewards import load_reward
 from reneg.rewards.clip import ClipReward
 from reneg.rewards.loading import RewardSource, Settings, fetch, load_complete, load_tokenizer
 from reneg.rewards.preprocess import ImagePreprocess
-from reneg.world import load_captions
+from reneg.world import DENOISERS, load_captions
 
 NEAREST = "nearest"
 WORLDS_CLIP = "world/preference"
@@ -56,7 +56,7 @@ class BlipCaptioner:
 
 def captioner_name(captioner: str | None, model: str) -> str:
     """What a `--captioner` value stands for with a model."""
-    return captioner or (NEAREST if model == "world" else BLIP)
+    return captioner or (NEAREST if model in DENOISERS else BLIP)
 
 
 def load_captioner(name: str, *, device: str) -> Captioner:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reneg.interfaces import DiffusionModel
 from reneg.negatives import HANDCRAFTED_NEGATIVE_PROMPT
-from reneg.world import load_captions
+from reneg.world import DENOISERS, load_captions
 
 EMPTY = ""
 SEPARATOR = ", "
@@ -84,7 +84,7 @@ def search_spaces(
     Args:
         single_tokens: leave out words of several tokens, as the authors do, for the gradient.
     """
-    in_world = model.name == "world"
+    in_world = model.name in DENOISERS
     published = None if antonyms is None else read_antonyms(antonyms)
     library = load_captions().vocabulary["fault"] if in_world else HANDCRAFTED_NEGATIVE_PROMPT.split(SEPARATOR)
 

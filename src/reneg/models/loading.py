@@ -1,9 +1,10 @@
 """A pipeline's components from a folder or the hub: safetensors alone, all weights or none."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 
 from reneg.models.base import LatentModel
@@ -35,6 +36,7 @@ def load_pipeline(
     source: str,
     index: dict[str, Any],
     *,
+    denoiser: Path | None = None,
     name: str,
     device: str,
     dtype: torch.dtype,
@@ -42,6 +44,9 @@ def load_pipeline(
     trust_remote_code: bool,
 ) -> DiffusionPipeline:
     """All components, on a device; no pickle is read, and no remote code is run unless it is trusted.
+
+    Args:
+        denoiser: folder of the `unet` and `scheduler` that take the place of the pipeline's own.
 
     Raises:
         ValueError: a part is missing or damaged.
@@ -53,7 +58,10 @@ def load_pipeline(
         lacking = [part for part in family.optional_encoders if part not in present]
         # diffusers takes their absence from the caller alone.
         none = {name: None for part in lacking for name in (part, part.replace("text_encoder", "tokenizer"))}
-        pipe = family.pipeline_class.from_pretrained(source, **encoders, **none, **family.loading, **options)
+        replaced = {} if denoiser is None else _load_denoiser(denoiser, dtype)
+        pipe = family.pipeline_class.from_pretrained(
+            source, **encoders, **none, **replaced, **family.loading, **options
+        )
         pipe = pipe.to(device)  # finds weights that were missing, too
         for part, tokenizer in pipe.components.items():
             if part.startswith("tokenizer") and tokenizer is not None:
@@ -62,6 +70,12 @@ def load_pipeline(
     except LOAD_ERRORS as error:
         raise refuse(name, error) from error
     return pipe
+
+
+def _load_denoiser(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """A UNet, and the scheduler that knows what it predicts."""
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=dtype, use_safetensors=True)
+    return {"unet": unet, "scheduler": DDIMScheduler.from_pretrained(folder / "scheduler")}
 
 
 def _load_encoder(part: str, encoder: Any, source: str, options: dict[str, Any]) -> Any:

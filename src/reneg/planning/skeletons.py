@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 
 from reneg.config import CONFIGS
-from reneg.world import WEIGHTS
+from reneg.world import DENOISERS, WEIGHTS
 
 CLIP = ("CLIPTextModel", "CLIPTextModelWithProjection")
 LIBRARIES: dict[str, Any] = {
@@ -139,7 +139,7 @@ def read_model(model: str) -> dict[str, Any]:
     Raises:
         ValueError: it is neither, or of a class that cannot be planned.
     """
-    folder = WEIGHTS / "generator" if model == "world" else Path(model)
+    folder = WEIGHTS / "generator" if model in DENOISERS else Path(model)
     configs: dict[str, Any]
     if model in MODELS:
         configs = _read_json(MODELS[model], model)
@@ -149,8 +149,10 @@ def read_model(model: str) -> dict[str, Any]:
         configs = {part: _read_json(folder / part / "config.json", model) for part in names}
         configs = {part: config | {"_class_name": names[part]} for part, config in configs.items()}
         configs["_class_name"] = index.get("_class_name")
+        if denoiser := DENOISERS.get(model):
+            configs["unet"] = _read_json(denoiser / "unet" / "config.json", model)
     else:
-        choices = ", ".join(["world", *MODELS])
+        choices = ", ".join([*DENOISERS, *MODELS])
         raise ValueError(f"--model {model!r} cannot be planned; choose from {choices}, or a diffusers folder")
     name = configs["_class_name"]
     if name not in FAMILIES:

@@ -1,4 +1,4 @@
-"""The bundled world: a small latent text-to-image model, four rewards and prompts, ready to use offline."""
+"""The bundled world: small latent text-to-image models, four rewards and prompts, ready to use offline."""
 
 import json
 from dataclasses import dataclass
@@ -7,6 +7,16 @@ from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights: `generator` (diffusers), `preference`, `monitor`, `judge`, `aesthetic` (transformers)."""
+
+DENOISERS: dict[str, Path | None] = {
+    "world": None,
+    "world-small": WEIGHTS / "world-small",
+    "world-v": WEIGHTS / "world-v",
+}
+"""Models of the world -> folder of the denoiser that takes the place of the generator's own, if one does.
+
+They share tokenizer, text encoder and autoencoder, so a negative embedding of one serves all.
+"""
 
 
 @dataclass(frozen=True)
