@@ -5,7 +5,7 @@ applies its preset below any value that is given.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,13 +33,16 @@ LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "denoiser": 1e-5, "text_encode
 """Target -> the learning rate that takes the place of an embedding's, under which weights would be ruined."""
 
 
-def preset(model: str, target: TargetName = "negative_embedding") -> dict[str, Any]:
+def preset(model: str, target: TargetName = "negative_embedding", *, config: type | None = None) -> dict[str, Any]:
     """The settings that suit a model, and what is trained, better than the paper's; often none.
 
-    For `LearnConfig(model=model, target=target, **preset(model, target))`.
+    For `LearnConfig(model=model, target=target, **preset(model, target))`, or `Other(**preset(model, config=Other))`
+    with another command's settings, of which it gives those that the class has.
     """
     settings = read_preset(PRESETS[model]) if model in PRESETS else {}
-    return settings | ({"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {})
+    settings |= {"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {}
+    own = settings.keys() if config is None else {setting.name for setting in fields(config)}
+    return {name: value for name, value in settings.items() if name in own}
 
 
 def read_preset(path: Path) -> dict[str, Any]:
