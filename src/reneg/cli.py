@@ -30,6 +30,7 @@ from reneg.config import (
     preset,
 )
 from reneg.errors import VerificationError
+from reneg.refinement.config import RefineConfig
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -44,10 +45,23 @@ def _learn(config: LearnConfig) -> None:
 
 
 def _generate(config: GenerateConfig) -> None:
-    from reneg.negatives import generate_pictures
+    if config.refine:
+        from reneg.refinement.run import generate_refined
 
-    paths = generate_pictures(config)
+        paths = generate_refined(config, console=Console())
+    else:
+        from reneg.negatives import generate_pictures
+
+        paths = generate_pictures(config)
     print(f"{len(paths)} pictures in {config.output_dir}")
+
+
+def _refine(config: RefineConfig) -> None:
+    from reneg.refinement.run import run_refine
+
+    index = run_refine(config, console=Console())
+    print(f"Embeddings: {index}")
+    print(f"Report:     {config.output_dir / 'report.html'}")
 
 
 def _evaluate(config: EvaluateConfig) -> None:
@@ -139,6 +153,7 @@ class Command:
 COMMANDS = {
     "learn": Command(_learn, LearnConfig, "learn a negative embedding from a reward"),
     "generate": Command(_generate, GenerateConfig, "make pictures with a negative embedding"),
+    "refine": Command(_refine, RefineConfig, "refine a negative embedding for each prompt by itself"),
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
     "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),

@@ -85,6 +85,31 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
 
 
+def check_gradient_steps(
+    config: ModelConfig,
+    grad_step_range: tuple[int, int],
+    gradient_steps: int,
+    gradient_estimator: str,
+    trajectory_steps: int | None,
+) -> None:
+    """Refuse gradient steps that the sampler does not have; raises ValueError."""
+    low, high = grad_step_range
+    last = config.num_inference_steps - 1
+    require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
+    count = high - low + 1
+    limits = {"late_steps": count, "draft": config.num_inference_steps, "draft_lv": MOST_COPIES}
+    limit = limits[gradient_estimator]
+    what = {"late_steps": "the steps of --grad_step_range", "draft": "--num_inference_steps", "draft_lv": "copies"}
+    require(
+        1 <= gradient_steps <= limit,
+        f"--gradient_steps {gradient_steps}: must be 1 to {limit}, {what[gradient_estimator]}",
+    )
+    fast = trajectory_steps
+    require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
+    plain = fast is None or config.scheduler == "ddim"
+    require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
+
+
 @dataclass
 class LearnConfig(ModelConfig):
     """Learn a negative embedding (§4.2), or train weights by the same loop."""
@@ -169,26 +194,14 @@ class LearnConfig(ModelConfig):
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
         warm_up, steps = self.lr_warmup_steps, self.max_train_steps
         require(0 <= warm_up <= steps, f"--lr_warmup_steps {warm_up}: must be 0 to max_train_steps ({steps})")
-        low, high = self.grad_step_range
-        last = self.num_inference_steps - 1
-        require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
-        count = high - low + 1
-        limits = {"late_steps": count, "draft": self.num_inference_steps, "draft_lv": MOST_COPIES}
-        limit = limits[self.gradient_estimator]
-        what = {"late_steps": "the steps of --grad_step_range", "draft": "--num_inference_steps", "draft_lv": "copies"}
-        require(
-            1 <= self.gradient_steps <= limit,
-            f"--gradient_steps {self.gradient_steps}: must be 1 to {limit}, {what[self.gradient_estimator]}",
+        check_gradient_steps(
+            self, self.grad_step_range, self.gradient_steps, self.gradient_estimator, self.trajectory_steps
         )
         self._require_positive("noises_per_prompt")
         paired = self.noises_per_prompt % 2 == 0
         require(
             paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
         )
-        fast = self.trajectory_steps
-        require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
-        plain = fast is None or self.scheduler == "ddim"
-        require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
         clip = self.max_grad_norm
         require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
 
@@ -206,6 +219,11 @@ class GenerateConfig(ModelConfig):
     prompt."""
     strength: float = 1.0
     """How far from the null text to the negative: 0 is the null text, 1 the negative, above 1 goes beyond it."""
+    refine: bool = False
+    """Refine the negative for each prompt before drawing, as `reneg refine` does (Algorithm 1); the embeddings are
+    kept in the folder `refined` of output_dir."""
+    refine_config: Path | None = None
+    """A YAML file of reneg refine's settings, such as reward and monitor; what this command sets stays."""
     num_images_per_prompt: int = 1
     """Pictures of each prompt, from different noises."""
     seed: int = 0
@@ -219,6 +237,7 @@ class GenerateConfig(ModelConfig):
         super().__post_init__()
         self._require_positive("num_images_per_prompt", "batch_size")
         require(0 <= self.strength <= 10, f"--strength {self.strength}: must be 0 (the null text) to 10")
+        require(self.refine or self.refine_config is None, "--refine_config: goes with --refine")
         given = bool(self.prompt) + (self.prompts is not None)
         require(given == 1, "give either --prompt TEXT or --prompts FILE")
         require(all(p.strip() for p in self.prompt), "--prompt: got an empty text; write what to draw")

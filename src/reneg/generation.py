@@ -32,9 +32,32 @@ def generate(
     positive = model.encode_prompt(prompts)
     if len(negative.prompt_embeds) == 1:
         negative = negative.expand(len(prompts))
+    return sample(
+        model,
+        positive,
+        negative,
+        noise,
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        generators=generators or [],
+    )
+
+
+@torch.no_grad()
+def sample(
+    model: DiffusionModel,
+    positive: Conditioning,
+    negative: Conditioning,
+    noise: Float[Tensor, "b c h w"],
+    *,
+    guidance_scale: float,
+    num_inference_steps: int,
+    generators: list[torch.Generator],
+) -> Float[Tensor, "b 3 H W"]:
+    """`generate` for prompts that are encoded already, each with a negative of its own."""
     timesteps = model.set_timesteps(num_inference_steps)
     latents = model.initial_latents(noise.to(model.device, model.dtype))
-    latents = denoise(model, latents, timesteps, positive, negative, guidance_scale, generators or [])
+    latents = denoise(model, latents, timesteps, positive, negative, guidance_scale, generators)
     return model.decode(latents).clamp(0, 1)
 
 

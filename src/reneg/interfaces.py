@@ -239,10 +239,23 @@ class Artifact(Protocol):
 
 
 @runtime_checkable  # so that the tests can check types at run time
-class Target(Protocol):
-    """What is trained, and which branches of the denoiser therefore keep a graph."""
+class Conditioner(Protocol):
+    """What a gradient asks of a target: the conditioning of both branches, and which of them keep a graph."""
 
     policy: GradientPolicy
+
+    def guidance_scale(self, configured: float) -> float | Float[Tensor, ""]:
+        """The scale of Eq. 5, given the one of the settings; a tensor with a graph where it is learned."""
+        ...
+
+    def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
+        """The (positive, negative) conditioning of a batch of prompts, with the graphs that the policy names."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
+class Target(Conditioner, Protocol):
+    """What is trained by a learning run."""
 
     def parameters(self) -> list[torch.nn.Parameter]: ...
 
@@ -250,16 +263,8 @@ class Target(Protocol):
         """What tells the model that a state belongs to from others, for resumed runs; far apart for other models."""
         ...
 
-    def guidance_scale(self, configured: float) -> float | Float[Tensor, ""]:
-        """The scale of Eq. 5, given the one of the settings; a tensor with a graph where it is learned."""
-        ...
-
     def negative(self) -> Conditioning:
         """The negative conditioning of one prompt, in the present state."""
-        ...
-
-    def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        """The (positive, negative) conditioning of a batch of prompts, with the graphs that the policy names."""
         ...
 
     def artifact(self, metadata: dict[str, str]) -> Artifact:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -108,29 +108,45 @@ def generate_pictures(config: GenerateConfig) -> list[Path]:
     Raises:
         ValueError, OSError: with one line that names the flag.
     """
-    prompts = config.prompt
-    if config.prompts is not None:
-        prompts = [prompt for group in read_prompts(config.prompts).values() for prompt in group]
+    prompts = prompts_to_draw(config)
     make_output_dir(config.output_dir)
     model = load_configured(config, device=config.device)
     return write_pictures(model, prompts, config)
 
 
-def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateConfig) -> list[Path]:
-    """`generate_pictures` for a model and prompts that are loaded already."""
+def prompts_to_draw(config: GenerateConfig) -> list[str]:
+    """Those that are given, or those of the file, all groups one after the other."""
+    if config.prompts is None:
+        return config.prompt
+    return [prompt for group in read_prompts(config.prompts).values() for prompt in group]
+
+
+def write_pictures(
+    model: DiffusionModel,
+    prompts: list[str],
+    config: GenerateConfig,
+    own: Mapping[str, Conditioning] | None = None,
+) -> list[Path]:
+    """`generate_pictures` for a model and prompts that are loaded already.
+
+    Args:
+        own: each prompt's own negative, which takes the place of the settings'.
+    """
     check_prompt_lengths(prompts, model, flag="--prompts" if config.prompts else "--prompt", source=config.prompts)
-    negative = resolve_negative(config.negative, model)
+    negatives = own or dict.fromkeys(prompts, resolve_negative(config.negative, model))
     if config.strength != 1:
-        negative = between(resolve_negative("null", model), negative, config.strength)
+        null = resolve_negative("null", model)
+        negatives = {prompt: between(null, negative, config.strength) for prompt, negative in negatives.items()}
     # Picture number i is noise i % num_images_per_prompt of its prompt.
     repeated = [prompt for prompt in prompts for _ in range(config.num_images_per_prompt)]
     pictures = []
     for numbers in batches(range(len(repeated)), config.batch_size):
         generators = picture_generators(config.seed, numbers.start, len(numbers))
+        drawn = repeated[numbers.start : numbers.stop]
         images = generate(
             model,
-            repeated[numbers.start : numbers.stop],
-            negative,
+            drawn,
+            Conditioning.concatenate(*(negatives[prompt] for prompt in drawn)),
             picture_noise(model, generators),
             guidance_scale=config.guidance_scale,
             num_inference_steps=config.num_inference_steps,
@@ -146,7 +162,7 @@ def write_pictures(model: DiffusionModel, prompts: list[str], config: GenerateCo
 
 def _write_index(config: GenerateConfig, pictures: list[dict]) -> None:
     names = ("model", "revision", "dtype", "scheduler", "guidance_scale", "num_inference_steps")
-    names += ("negative", "strength", "seed")
+    names += ("negative", "strength", "refine", "seed")
     index = {**{name: vars(config)[name] for name in names}, "pictures": pictures}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(config.output_dir / "index.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -19,7 +19,7 @@ from reneg.checkpoint import (
     list_checkpoints,
     step_of,
 )
-from reneg.config import LearnConfig
+from reneg.config import LearnConfig, ModelConfig
 from reneg.files import make_output_dir, write_atomically
 from reneg.interfaces import DiffusionModel
 from reneg.metrics import Row
@@ -151,19 +151,13 @@ def learning_metadata(
     """
     metadata = {
         "target": config.target,
-        "base_model": config.model,
-        "family": model.family,
-        "guidance_scale": str(guidance_scale),
-        "guidance_formula": "pred_uncond + guidance_scale * (pred_cond - pred_uncond)",
-        "num_inference_steps": str(config.num_inference_steps),
-        "scheduler": model.scheduler_name,
+        **sampling_metadata(config, model, guidance_scale=guidance_scale),
         "reward": config.reward if isinstance(config.reward, str) else ", ".join(config.reward),
         "monitor": str(config.monitor),
         "prompts_sha256": str(settings["prompts_sha256"]),
         "num_prompts": str(num_prompts),
         "seed": str(config.seed),
         "step": str(step),
-        "reneg_version": code_version(),
         "config": json.dumps(settings),
     }
     for row in rows:
@@ -172,6 +166,18 @@ def learning_metadata(
                 if row["step"] == at:
                     names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
                     metadata |= {f"{name}_{when}": str(row[name]) for name in names}
-    if config.model == "world":
-        metadata["license"] = "Apache-2.0 (bundled world)"
     return metadata
+
+
+def sampling_metadata(config: ModelConfig, model: DiffusionModel, *, guidance_scale: float) -> dict[str, str]:
+    """With which model, sampled how, and by which code a file was made."""
+    metadata = {
+        "base_model": config.model,
+        "family": model.family,
+        "guidance_scale": str(guidance_scale),
+        "guidance_formula": "pred_uncond + guidance_scale * (pred_cond - pred_uncond)",
+        "num_inference_steps": str(config.num_inference_steps),
+        "scheduler": model.scheduler_name,
+        "reneg_version": code_version(),
+    }
+    return metadata | ({"license": "Apache-2.0 (bundled world)"} if config.model == "world" else {})

@@ -13,6 +13,18 @@ from reneg.negative import FINGERPRINT_TOLERANCE
 from reneg.targets.weights import copy_values, holding
 
 
+def plain_adamw(
+    parameters: Sequence[torch.nn.Parameter],
+    learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.AdamW:
+    """AdamW without foreach or fused kernels: one plain kernel after the other gives the same sums everywhere."""
+    return torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, foreach=False, fused=False
+    )
+
+
 class TrainingState:
     """The state of a target's parameters in a run; it changes in place."""
 
@@ -20,15 +32,8 @@ class TrainingState:
         self.parameters = target.parameters()
         self.initial = [parameter.detach().clone() for parameter in self.parameters]
         self._fingerprint = target.fingerprint()
-        # Neither foreach nor fused: one plain kernel after the other gives the same sums everywhere.
-        self._optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            foreach=False,
-            fused=False,
-        )
+        betas = (config.adam_beta1, config.adam_beta2)
+        self._optimizer = plain_adamw(self.parameters, config.learning_rate, betas, config.adam_weight_decay)
         self.step = 0
         """Updates done."""
         self.best: Best | None = None

@@ -3,9 +3,9 @@
 from reneg.baselines.config import PromptwiseConfig
 from reneg.config import EvaluateConfig
 from reneg.evaluation.contenders import load_groups
+from reneg.evaluation.runner import model_fingerprint
 from reneg.evaluation.runner import reward_fingerprint as evaluation_fingerprint
 from reneg.evaluation.store import fingerprint
-from reneg.models import MODELS
 
 __all__ = ["fingerprint", "model_fingerprint", "prompts_of", "reward_fingerprint"]
 
@@ -14,11 +14,6 @@ def prompts_of(config: PromptwiseConfig) -> list[str]:
     """The prompts to find negatives for: those that evaluate takes by the same flags."""
     groups = load_groups(EvaluateConfig(prompts=config.prompts, max_prompts=config.max_prompts))
     return [prompt for group in groups.values() for prompt in group]
-
-
-def model_fingerprint(model: str) -> str:
-    """What identifies the weights of a `--model` value."""
-    return fingerprint(MODELS[model].location if model in MODELS else model)
 
 
 def reward_fingerprint(reward: str) -> str:

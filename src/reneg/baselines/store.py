@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from reneg.baselines.config import PromptwiseConfig
-from reneg.files import make_output_dir, write_atomically
+from reneg.files import keep_settings, make_output_dir, write_atomically
 from reneg.metrics import Row, read_rows
 
-NEGATIVES, SETTINGS = "negatives.jsonl", "settings.json"
+NEGATIVES = "negatives.jsonl"
 FREE = {"output_dir", "prompts", "max_prompts", "batch_size"}
 """Settings that no prompt's result depends on."""
 
@@ -30,7 +30,7 @@ class NegativePrompts:
         self._folder = config.output_dir
         make_output_dir(self._folder)
         settings = {name: value for name, value in asdict(config).items() if name not in FREE}
-        self._check(json.loads(json.dumps(settings | {"fingerprints": fingerprints}, default=str)))
+        keep_settings(self._folder, settings | {"fingerprints": fingerprints})
         self.rows = {str(row["prompt"]): row for row in read_rows(self.file)}
         """Prompt -> its line."""
         self._write("".join(_line(row) for row in self.rows.values()))  # without a line that a kill cut short
@@ -49,21 +49,6 @@ class NegativePrompts:
             for row in rows:
                 file.write(_line(row))
                 self.rows[str(row["prompt"])] = row
-
-    def _check(self, settings: dict) -> None:
-        path = self._folder / SETTINGS
-        if not path.is_file():
-            text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-            write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            return
-        then = json.loads(path.read_text(encoding="utf-8"))
-        different = [name for name in settings.keys() | then.keys() if settings.get(name) != then.get(name)]
-        if different:
-            name = min(different)
-            raise ValueError(
-                f"--output_dir {self._folder} was made with {name} {then.get(name)!r}, and not "
-                f"{settings.get(name)!r}; choose another --output_dir"
-            )
 
     def _write(self, text: str) -> None:
         write_atomically(self.file, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -55,14 +55,18 @@ def evaluate(config: EvaluateConfig, *, console: Console | None = None) -> dict:
     rewards = [load_reward(name, device=config.device, published=config.published) for name in config.rewards]
     if len({reward.name for reward in rewards}) < len(rewards) or not rewards:
         raise ValueError(f"--rewards {config.rewards}: give at least one, and none twice")
-    source = MODELS[config.model].location if config.model in MODELS else config.model
-    fingerprints = {config.model: fingerprint(source)}
+    fingerprints = {config.model: model_fingerprint(config.model)}
     fingerprints |= {
         reward.name: reward_fingerprint(name, published=config.published)
         for name, reward in zip(config.rewards, rewards, strict=True)
     }
     real = load_real_pictures() if config.prompts is None else None
     return compare(Comparison(model, rewards, contenders, groups, fingerprints, real), config, console=console)
+
+
+def model_fingerprint(model: str) -> str:
+    """What identifies the weights of a `--model` value."""
+    return fingerprint(MODELS[model].location if model in MODELS else model)
 
 
 def reward_fingerprint(reward: str, *, published: bool) -> str:
