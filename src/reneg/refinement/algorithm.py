@@ -80,7 +80,7 @@ def refine_prompts(
 
     Args:
         start: the global embedding, as a conditioning of one prompt.
-        monitor: judges the candidates of mode keep_best; None lets the reward judge them.
+        monitor: what no candidate of mode keep_best may lower; None lets the reward decide alone.
         show: called with a prompt's state after each step of work on it.
 
     Raises:

@@ -23,9 +23,10 @@ class RefineConfig(ModelConfig):
     reward: str = "world/preference"
     """The reward that is raised; "HPSv2.1" (§4.2) with Stable Diffusion."""
     monitor: str | None = "world/monitor"
-    """Another reward, which judges the candidates in mode keep_best; null lets the raised reward judge itself."""
+    """Another reward, which no candidate of mode keep_best may lower; null lets the raised reward decide alone."""
     mode: Literal["keep_best", "paper"] = "keep_best"
-    """keep_best never returns what is worse than the global embedding on the judged noises. paper is Algorithm 1 as
+    """keep_best returns the best on the judged noises, and never what is worse there than the global embedding by the
+    reward or by the monitor. paper is Algorithm 1 as
     printed: the last state is returned, the rewards are those of one-step predictions of fresh noises, and the best
     starts at 0, so that rewards below 0 end it after `patience` steps."""
     max_refine_steps: int = 10

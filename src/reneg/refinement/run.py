@@ -50,7 +50,7 @@ def refine(
     Args:
         negative: the global embedding; None for the null text.
         reward: what is raised: of images `[b, 3, h, w]` in [0, 1] and prompts -> `[b]`, differentiable.
-        monitor: judges the candidates; None lets the reward do so.
+        monitor: another reward, which no candidate may lower; None lets the reward decide alone.
         config: how; its model, rewards, prompts and folder are not read.
 
     Returns:

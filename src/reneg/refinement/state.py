@@ -10,9 +10,6 @@ from reneg.randomness import Streams
 from reneg.refinement.config import RefineConfig
 from reneg.training_state import plain_adamw
 
-JUDGED_BY = ("monitor", "reward")
-"""What decides between candidates: the first of these that there is."""
-
 
 @dataclass
 class Cost:
@@ -53,9 +50,7 @@ class PromptState:
         self.done = False
         self.history: list[dict[str, float]] = []
         """Scores of each state in turn, from the global embedding's on."""
-        self.best_step = 0
-        """Whose state is the result."""
-        self._best = self.negative().detach()
+        self.keep()
         self.cost = Cost()
 
     def negative(self) -> Conditioning:
@@ -68,7 +63,7 @@ class PromptState:
         return self._best
 
     def keep(self) -> None:
-        """Make the present state the result."""
+        """Make the present state the result: a copy, since updates happen in place."""
         copies = [parameter.detach().clone() for parameter in self.parameters]
         self._best = Conditioning(copies[0], copies[1] if len(copies) > 1 else None, self._mask)
         self.best_step = self.step
@@ -113,15 +108,22 @@ def decide_by_pictures(state: PromptState, scores: dict[str, float], config: Ref
         scores: `reward` and, if there is one, `monitor` of the present n's pictures, which are of the same noises for
             every n.
     """
-    judge = next(name for name in JUDGED_BY if name in scores)
     state.history.append(scores)
     state.judged = True
-    if state.step > 0 and scores[judge] > state.history[state.best_step][judge]:
+    if state.step > 0 and is_better(scores, state.history[state.best_step], state.history[0]):
         state.failures = 0
         state.keep()
     elif state.step > 0:
         state.failures += 1
     state.done = state.failures >= config.patience or state.step == config.max_refine_steps
+
+
+def is_better(scores: dict[str, float], best: dict[str, float], first: dict[str, float]) -> bool:
+    """Whether a candidate takes the best's place: a higher reward, and no lower monitor than the global embedding's.
+
+    The reward is what is raised; the monitor keeps out what only pleases the reward.
+    """
+    return scores["reward"] > best["reward"] and scores.get("monitor", 0.0) >= first.get("monitor", 0.0)
 
 
 def gradient_step_indices(config: RefineConfig, step: int) -> tuple[int, ...]:
