@@ -12,10 +12,12 @@ import yaml
 
 import reneg.baselines.config
 import reneg.config
+import reneg.refinement.config
 from reneg.cli import COMMANDS, build_parser, parse
-from reneg.config import CONFIGS, PRESETS, EvaluateConfig, GenerateConfig, LearnConfig, ModelConfig
+from reneg.config import CONFIGS, PRESETS, EvaluateConfig, GenerateConfig, LearnConfig, ModelConfig, preset
+from reneg.refinement.config import RefineConfig
 
-MODULES = (reneg.config, reneg.baselines.config)
+MODULES = (reneg.config, reneg.baselines.config, reneg.refinement.config)
 CLASSES = {
     node.name: node
     for module in MODULES
@@ -48,6 +50,15 @@ def test_generating_and_evaluating_sample_as_learning_does():
     del shared["seed"], shared["output_dir"]
     for config in (GenerateConfig(prompt=["a cat"]), EvaluateConfig()):
         assert {name: getattr(config, name) for name in shared} == shared
+
+
+def test_refining_has_the_papers_steps_and_patience_and_the_worlds_gradient_steps():
+    texts = docstrings("RefineConfig")
+    assert (RefineConfig().max_refine_steps, RefineConfig().patience) == (10, 3)
+    assert '"for an additional 10 steps" (§5.1)' in texts["max_refine_steps"]
+    assert '"with a patience value of 3" (§5.1)' in texts["patience"]
+    assert preset("world", config=RefineConfig) == {"grad_step_range": (27, 29), "gradient_steps": 3}
+    assert "max_train_steps" in preset("world")
 
 
 def docstrings(*class_names: str) -> dict[str, str]:

@@ -286,8 +286,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
-        best = preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
-        subparsers[name].set_defaults({setting: value for setting, value in best.items() if setting in own})
+        target = parsed[key].get("target", "negative_embedding")
+        subparsers[name].set_defaults(preset(parsed[key].model, target, config=COMMANDS[name].config))
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()
     settings.pop("config", None)

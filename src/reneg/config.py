@@ -4,7 +4,7 @@ Defaults are the paper's (arXiv 2412.19637). A model with a row in PRESETS, such
 applies its preset below any value that is given.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,14 +30,17 @@ LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "denoiser": 1e-5, "text_encode
 """Target -> the learning rate that takes the place of an embedding's, under which weights would be ruined."""
 
 
-def preset(model: str, target: TargetName = "negative_embedding") -> dict[str, Any]:
+def preset(model: str, target: TargetName = "negative_embedding", *, config: type | None = None) -> dict[str, Any]:
     """The settings that suit a model, and what is trained, better than the paper's; often none.
 
-    For `LearnConfig(model=model, target=target, **preset(model, target))`.
+    For `LearnConfig(model=model, target=target, **preset(model, target))`, or `Other(**preset(model, config=Other))`
+    with another command's settings, of which it gives those that the class has.
     """
     settings = yaml.safe_load(PRESETS[model].read_text(encoding="utf-8")) if model in PRESETS else {}
     settings |= {"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    own = settings.keys() if config is None else {setting.name for setting in fields(config)}
+    return {name: value for name, value in settings.items() if name in own}
 
 
 def require(condition: bool, message: str) -> None:

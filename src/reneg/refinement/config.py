@@ -33,8 +33,9 @@ class RefineConfig(ModelConfig):
     """"for an additional 10 steps" (§5.1): N."""
     patience: int = 3
     """"with a patience value of 3" (§5.1): so many steps without a better reward end it."""
-    refine_learning_rate: float = 5e-3
-    """Of AdamW, constant, without decay. Not in the paper: the rate of learning."""
+    refine_learning_rate: float = 1e-2
+    """Of AdamW, constant, without decay. Not in the paper: chosen on the world's learning prompts
+    (docs/refine.md)."""
     noises_per_prompt: int = 1
     """Fresh noises of each step, whose gradients are averaged. Algorithm 1 has one."""
     judged_noises: int = 2

@@ -65,10 +65,12 @@ def refine(
     start, null = global_embedding(model, negative)
     judged = None if monitor is None else as_reward(monitor)
     different = list(dict.fromkeys(prompts))
-    found = {
-        str(done.facts["prompt"]): artifact(done, null, model, config, tensor_hash(*start.tensors()))
-        for done in refine_prompts(model, start, different, as_reward(reward), judged, config)
-    }
+    sha256 = tensor_hash(*start.tensors())
+    found, rewards = {}, []
+    for done in refine_prompts(model, start, different, as_reward(reward), judged, config):
+        found[str(done.facts["prompt"])] = artifact(done, null, model, config, sha256)
+        rewards.append(float(done.facts["reward"]))
+    _warn_of_no_reward_above_0(rewards, config)
     return [found[prompt] for prompt in prompts]
 
 
@@ -131,14 +133,22 @@ def _refine_missing(
     store: RefinedEmbeddings,
     console: Console | None,
 ) -> None:
-    sha256, ended_early = tensor_hash(*start.tensors()), 0
+    sha256, found = tensor_hash(*start.tensors()), []
     with prompt_progress(len(prompts), config.max_refine_steps, console) as show:
         for done in refine_prompts(model, start, prompts, reward, monitor, config, show):
             artifact(done, null, model, config, sha256).save(store.path(str(done.facts["prompt"])))
-            ended_early += float(done.facts["reward"]) <= 0
-    if config.mode == "paper" and ended_early:
-        facts = (ended_early, len(prompts), config.patience)
-        logger.warning("%d of %d prompts had no reward above 0, where J_best starts: ended after %d steps", *facts)
+            found.append(float(done.facts["reward"]))
+    _warn_of_no_reward_above_0(found, config)
+
+
+def _warn_of_no_reward_above_0(rewards: Sequence[float], config: RefineConfig) -> None:
+    count = sum(reward <= 0 for reward in rewards)
+    if config.mode == "paper" and count:
+        facts = (count, len(rewards), config.patience)
+        logger.warning(
+            "--mode paper: %d of %d prompts had no reward above 0, where J_best starts, and ended after %d steps",
+            *facts,
+        )
 
 
 def global_embedding(model: DiffusionModel, negative: NegativeEmbedding | None) -> tuple[Conditioning, Tensor]:
@@ -201,8 +211,7 @@ def settings_of_generate(config: GenerateConfig) -> RefineConfig:
     """
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(RefineConfig, as_group=False)
-    own = {field.name for field in fields(RefineConfig)}
-    parser.set_defaults({name: value for name, value in preset(config.model).items() if name in own})
+    parser.set_defaults(preset(config.model, config=RefineConfig))
     given = {}
     if config.refine_config is not None:
         try:
