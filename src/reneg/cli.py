@@ -153,9 +153,9 @@ class Command:
 COMMANDS = {
     "learn": Command(_learn, LearnConfig, "learn a negative embedding from a reward"),
     "generate": Command(_generate, GenerateConfig, "make pictures with a negative embedding"),
-    "refine": Command(_refine, RefineConfig, "refine a negative embedding for each prompt by itself"),
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
+    "refine": Command(_refine, RefineConfig, "refine a negative embedding for each prompt by itself"),
     "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),
     "convert": Command(_convert, ConvertConfig, "write an official .bin file as safetensors"),
     "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
