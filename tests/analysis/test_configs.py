@@ -55,7 +55,6 @@ def test_every_row_makes_settings(path: Path):
                 for value in values:
                     settings = METHODS[row.command].settings(model, row.settings | {setting: value})
                     assert vars(settings)[setting] == value
-                    assert METHODS[row.command].cost(settings, 100) >= 0
 
 
 def test_a_row_learns_with_the_models_preset():
