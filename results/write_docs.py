@@ -92,6 +92,7 @@ def summary_table(results: dict) -> str:
 
 
 def wins(figures: dict) -> str:
+    """The win rate against the null text, in whole percent; a dash for the null text itself."""
     rate = figures["win_rate"].get("null") if "win_rate" in figures else None
     if rate is None:
         return "–"

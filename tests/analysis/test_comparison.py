@@ -28,7 +28,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Table2Config:
     rows = {
         "null": {"value": "null", "paper": "SD1.5"},
         "reneg": {"command": "learn", "settings": learn, "sweep": {"learning_rate": [0.01, 0.5]}},
-        "blurry": {"value": "blurry"},
         "lora": {"command": "learn", "settings": learn | {"target": "lora"}, "scales": []},
     }
     (folder / "rows.yaml").write_text(yaml.safe_dump(rows, sort_keys=False))
@@ -71,13 +70,12 @@ def test_the_monitor_chooses(config: Table2Config, finished: dict):
         "null/choose-scale",
         "reneg/choose-value",
         "reneg/choose-scale",
-        "blurry/choose-scale",
     ]
 
 
 def test_every_row_is_evaluated_with_what_was_chosen(config: Table2Config, finished: dict):
     rows, tuning = finished["rows"], finished["tuning"]
-    for name in ("null", "reneg", "blurry"):
+    for name in ("null", "reneg"):
         scale = tuning[f"{name}/choose-scale"]["chosen"]
         assert rows[name]["guidance_scale"] == scale
         assert (f"{name}-at-7.5" in rows) == (scale != 7.5)
@@ -87,7 +85,7 @@ def test_every_row_is_evaluated_with_what_was_chosen(config: Table2Config, finis
     evaluation = json.loads((config.output_dir / "evaluation-evaluate" / "results.json").read_text())
     values = {negative["name"]: negative["value"] for negative in evaluation["negatives"]}
     assert values["reneg"] == str(learned / "negative_embedding.safetensors")
-    assert values["lora"].endswith("lora/made-all/pytorch_lora_weights.safetensors")
+    assert values["lora"].endswith("lora/all/pytorch_lora_weights.safetensors")
 
 
 def test_nothing_is_made_twice(config: Table2Config, finished: dict, monkeypatch: pytest.MonkeyPatch):

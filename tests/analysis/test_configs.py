@@ -42,7 +42,7 @@ def test_there_are_no_other_files():
 def test_flags_win_over_the_experiments_file():
     _, config = parse(["reproduce", "table1", "--num_prompts", "3"])
     assert isinstance(config, Table1Config)
-    assert (config.num_prompts, config.num_probes) == (3, 8)
+    assert (config.num_prompts, config.num_probes) == (3, 12)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.parent.name)
@@ -55,7 +55,6 @@ def test_every_row_makes_settings(path: Path):
                 for value in values:
                     settings = METHODS[row.command].settings(model, row.settings | {setting: value})
                     assert vars(settings)[setting] == value
-                    assert METHODS[row.command].cost(settings, 100) >= 0
 
 
 def test_a_row_learns_with_the_models_preset():

@@ -24,7 +24,8 @@ def test_files_agree(tmp_path: Path):
     assert results["rows"] == {"ours": 1.5} and results["settings"]["num_noises"] == 32 and results["versions"]
     page = (tmp_path / "report.html").read_text()
     assert "ours &lt;b&gt;" in page and "data:image/png;base64," in page and "http" not in page
-    assert Image.open(tmp_path / "x.png").size == (4, 4)
+    with Image.open(tmp_path / "x.png") as saved:
+        assert saved.size == (4, 4)
 
 
 def test_markdown_without_rows_is_empty():

@@ -51,7 +51,7 @@ def test_command_on_the_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     tiny_pipeline().save_pretrained(tmp_path / "model")
     target = NegativeEmbeddingTarget(tiny_model())
     with torch.no_grad():
-        target.negative_prompt_embeds += 0.3
+        target.negative_prompt_embeds.add_(0.3)
     learned = target.artifact({})
     assert isinstance(learned, NegativeEmbedding)
     learned.save(tmp_path / "learned.safetensors")

@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 from fakes import PROMPTS
-from tiny import save_tiny_reward, tiny_model, tiny_pipeline
+from tiny import save_tiny_reward, tiny_pipeline
 
 from reneg.analysis import transfer
 from reneg.analysis.config import TransferConfig
 from reneg.analysis.transfer import Transfer, run_fig_7, run_table_3, win_rates
-from reneg.negative import NegativeEmbedding
+from reneg.models.sd import StableDiffusion
 from reneg.targets.negative_embedding import NegativeEmbeddingTarget
 
 QUICK = {"num_inference_steps": 3, "grad_step_range": (1, 2), "max_train_steps": 2, "train_batch_size": 2}
@@ -34,16 +34,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransferConfig:
     monkeypatch.setattr(transfer, "preset", lambda model: QUICK | {"reward": rewards[0], "monitor": rewards[1]})
     (tmp_path / "learn.txt").write_text("\n".join(PROMPTS))
     (tmp_path / "evaluate.txt").write_text("a fox\na tree\na house\n")
-    target = NegativeEmbeddingTarget(tiny_model())
-    with torch.no_grad():
-        target.negative_prompt_embeds += 0.3
-    learned = target.artifact({})
-    assert isinstance(learned, NegativeEmbedding)
-    learned.save(tmp_path / "learned.safetensors")
+    for name, pipe in {"first": first, "foreign": foreign}.items():
+        target = NegativeEmbeddingTarget(StableDiffusion(pipe, name=name))
+        with torch.no_grad():
+            target.negative_prompt_embeds.add_(0.3)
+        target.artifact({}).save(tmp_path / f"{name}.safetensors")
     return TransferConfig(
         model=str(tmp_path / "first"),
         models=[str(tmp_path / name) for name in ("first", "second", "foreign")],
-        learned=[f"first={tmp_path / 'learned.safetensors'}"],
+        learned=[f"{name}={tmp_path / name}.safetensors" for name in ("first", "foreign")],
         learning_prompts=tmp_path / "learn.txt",
         prompts=tmp_path / "evaluate.txt",
         num_inference_steps=2,
@@ -85,7 +84,6 @@ def test_plan(config: TransferConfig):
     stages = {stage.name: stage for stage in Transfer(config).stages()}
     assert list(stages) == [
         "second/learning",
-        "foreign/learning",
         "first/evaluating-evaluate",
         "second/evaluating-evaluate",
         "foreign/evaluating-evaluate",

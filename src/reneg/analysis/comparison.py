@@ -101,7 +101,7 @@ class Table2:
         if not method.promptwise:
             given["prompts"], count, name = self.prompts_file("learning"), len(self.learning), "all"
         elif tuning:
-            given["prompts"], count, name = self.prompts_file("tuning"), len(self.tuning), "tuning"
+            given["prompts"], count, name = self.prompts_file("tuning"), len(self.tuning), "of-tuning"
         else:
             given |= {"prompts": self.config.prompts, "max_prompts": self.config.max_prompts}
             count, name = self.num_evaluated, self.config.set_name()
@@ -137,7 +137,7 @@ class Table2:
         """Draw the tuning prompts with each candidate, (value of the sweep, guidance scale), and keep the best."""
         config = self.config
 
-        def run(folder: Path) -> Found:
+        def run(_: Path) -> Found:
             negatives = [f"{key}={self.value(row.name, tuning=True, value=v)}" for key, (v, _) in candidates.items()]
             scales = [f"{key}={scale}" for key, (_, scale) in candidates.items() if scale is not None]
             settings = replace(
@@ -150,7 +150,7 @@ class Table2:
                 published=False,
                 num_seeds=config.num_tuning_seeds,
                 seed=config.tuning_seed,
-                output_dir=folder,
+                output_dir=self.root / row.name / "tuning",  # of both choices: some pictures serve both
             )
             results = evaluate(settings)
             (reward,) = results["rewards"]
@@ -160,7 +160,8 @@ class Table2:
             value, scale = candidates[best]
             return {"scores": scores, "chosen": value if scale is None else scale}
 
-        pictures = len(candidates) * len(self.tuning) * config.num_tuning_seeds
+        known = what == "scale" and str(config.guidance_scale) in candidates and len(self.sweep_values(row)) > 1
+        pictures = (len(candidates) - known) * len(self.tuning) * config.num_tuning_seeds
         depends = {"candidates": list(candidates), "monitor": config.monitor, "seed": config.tuning_seed}
         depends |= {"num_seeds": config.num_tuning_seeds, "steps": config.num_inference_steps} | self._sets()
         return Stage(f"{row.name}/choose-{what}", depends, 2 * config.num_inference_steps * pictures, run)
@@ -192,7 +193,7 @@ class Table2:
         promptwise, several = METHODS[row.command].promptwise, self.sweep_values(row) != [None]
         if promptwise and not tuning:
             return self.found[self._own_stage(name)]["file"]
-        stage = f"{name}/made-{'tuning' if promptwise else 'all'}"
+        stage = f"{name}/made-{'of-tuning' if promptwise else 'all'}"
         if several:
             stage += f"-{self.chosen(row) if value is None else value}"
         return self.found[stage]["file"]

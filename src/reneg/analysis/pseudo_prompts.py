@@ -29,7 +29,7 @@ ALONE = 1.0
 """The guidance scale that leaves the prompt's prediction alone (Eq. 5)."""
 SHOWN = 6
 """Pictures of each embedding in the grid, of the first noises."""
-SIDE = 96
+SIDE = 128
 """Pixels to which small pictures are enlarged, by whole factors."""
 
 
