@@ -59,12 +59,8 @@ def _refine(config: RefineConfig) -> None:
 
 def _evaluate(config: EvaluateConfig) -> None:
     from reneg.evaluation import evaluate
-    from reneg.evaluation.tables import print_table
 
-    console = Console()
-    print_table(evaluate(config, console=console), console)
-    print(f"Results: {config.output_dir / 'results.json'}")
-    print(f"Report:  {config.output_dir / 'report.html'}")
+    evaluate(config, console=Console())
 
 
 def _convert(config: ConvertConfig) -> None:
@@ -339,3 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("reneg: interrupted; the same command continues where it can", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+if __name__ == "__main__":  # `accelerate launch -m reneg.cli`
+    sys.exit(main())

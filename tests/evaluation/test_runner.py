@@ -19,8 +19,9 @@ from reneg.config import EvaluateConfig
 from reneg.evaluation import evaluate, print_table
 from reneg.evaluation.comparison import Comparison, RealPictures
 from reneg.evaluation.contenders import load_contenders
-from reneg.evaluation.runner import compare, picture_key
+from reneg.evaluation.runner import compare
 from reneg.evaluation.store import Shards, content_key
+from reneg.evaluation.work import picture_key
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning
 from reneg.negative import NegativeEmbedding, tensor_hash

@@ -15,6 +15,7 @@ from reneg.files import write_atomically
 from reneg.hub import BEFORE_AFTER
 from reneg.report import Section, image_grid, labelled_rows, to_images, write_report
 
+REPORT = "report.html"
 NUM_ROWS = 24
 """Prompts shown, at least, spread evenly over each group."""
 NUM_COLUMNS = 8
@@ -51,7 +52,7 @@ def write_page(
     facts = {**results["settings"], **results["work"], **results["versions"]}
     facts |= {f"negative: {n['name']}": f"{n['value']} ({n['kind']})" for n in results["negatives"]}
     sections.append(Section("Settings", table=[{"setting": k, "value": str(v)} for k, v in facts.items()]))
-    write_report(config.output_dir / "report.html", "Negatives compared", sections)
+    write_report(config.output_dir / REPORT, "Negatives compared", sections)
     picture = _before_after(comparison, config, stores)
     write_atomically(config.output_dir / BEFORE_AFTER, lambda path: picture.save(path, "PNG", optimize=True))
 

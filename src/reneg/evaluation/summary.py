@@ -20,6 +20,7 @@ from reneg.evaluation.statistics import bootstrap, prompt_means, prompt_wins
 from reneg.files import write_atomically
 from reneg.provenance import code_version
 
+RESULTS = "results.json"
 JUDGES = ("world/judge", "world/aesthetic")
 """Rewards that nothing is trained on or picked by: claims are decided on them."""
 
@@ -182,4 +183,4 @@ def write_results(comparison: Comparison, config: EvaluateConfig, scores: Scores
 
     write_atomically(config.output_dir / "scores.jsonl", write_scores)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(config.output_dir / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(config.output_dir / RESULTS, lambda path: path.write_text(text, encoding="utf-8"))
