@@ -21,6 +21,7 @@ from reneg.evaluation.comparison import Comparison, RealPictures
 from reneg.evaluation.contenders import load_contenders
 from reneg.evaluation.runner import compare
 from reneg.evaluation.store import Shards, content_key
+from reneg.evaluation.tables import mean_rows
 from reneg.evaluation.work import picture_key
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning
@@ -348,3 +349,11 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     prompts.write_text("a cat\n")
     with pytest.raises(OSError, match="--output_dir .* cannot be written"):
         evaluate(EvaluateConfig(prompts=prompts, output_dir=tmp_path / "file" / "out"))
+
+
+def test_many_contenders_have_a_row_each_in_the_table_of_means(config, make_comparison):
+    config = replace(config, negatives=["null", *(f"n{number}={'x' * number}" for number in range(1, 9))])
+    results = compare(make_comparison(config), config)
+    rows = mean_rows(results, results["overall"])
+    assert [row["negative"] for row in rows] == [negative["name"] for negative in results["negatives"]]
+    assert set(rows[0]) == {"negative", "bright", "world/judge (judge)", "saturation", "clipped", "diversity"}

@@ -10,6 +10,8 @@ from reneg.intervals import interval
 
 Row = dict[str, str]
 REAL = "real pictures"
+MOST_COLUMNS = 6
+"""Negatives side by side in a table; more would not fit."""
 COST_TEXT = (
     "An evaluation is one sample through the denoiser once; guidance takes two a step. Beside a picture's stand those "
     "that a method spends on each prompt beforehand, and those that were spent once to learn a file. What files do "
@@ -18,7 +20,10 @@ COST_TEXT = (
 
 
 def mean_rows(results: dict, scope: dict) -> list[Row]:
-    """One row for each reward and measure, one column for each negative and for the real pictures."""
+    """One row for each reward and measure, one column for each negative and for the real pictures.
+
+    Of more than MOST_COLUMNS negatives each has a row instead.
+    """
     negatives, real = scope["negatives"], scope["real"]
     rows = []
     for reward in results["rewards"]:
@@ -29,7 +34,10 @@ def mean_rows(results: dict, scope: dict) -> list[Row]:
         rows.append(row)
     for measure in (name for name in next(iter(negatives.values())) if name != "rewards"):
         rows.append({"mean of": measure, **{name: interval(figures[measure]) for name, figures in negatives.items()}})
-    return rows
+    if len(negatives) <= MOST_COLUMNS:
+        return rows
+    names = [*negatives, *([REAL] if real else [])]
+    return [{"negative": name, **{row["mean of"]: row.get(name, "") for row in rows}} for name in names]
 
 
 def paired_rows(results: dict, scope: dict) -> list[Row]:
