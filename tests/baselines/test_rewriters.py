@@ -201,7 +201,6 @@ def test_which_language_model_is_asked(config: RewriterConfig, wanted: Location)
     assert location_of(config) == wanted
 
 
-@pytest.mark.skipif(not WORLDS_REWRITER.is_dir(), reason="made by python -m world rewriter")
 @pytest.mark.parametrize("name", ["promptist", "beautifulprompt"])
 def test_the_world_has_a_rewriter_that_keeps_the_subject_and_praises(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
