@@ -264,8 +264,9 @@ class GenerateConfig(ModelConfig):
     prompt."""
     strength: float = 1.0
     """How far from the null text to the negative: 0 is the null text, 1 the negative, above 1 goes beyond it."""
-    weights: Path | None = None
-    """A safetensors file of weights to draw with: a LoRA, a whole denoiser or text encoder; null takes the model's."""
+    weights: str | None = None
+    """Weights to draw with: the file of a LoRA, a whole denoiser or text encoder, a folder with a denoiser's file, or
+    hub:owner/name:FILE; null takes the model's."""
     refine: bool = False
     """Refine the negative for each prompt before drawing, as `reneg refine` does (Algorithm 1); the embeddings are
     kept in the folder `refined` of output_dir."""

@@ -14,7 +14,7 @@ from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.merging import between
 from reneg.models import load_configured
-from reneg.negative import NegativeEmbedding, is_file_reference
+from reneg.negative import NegativeEmbedding, is_file_reference, locate
 from reneg.prompts import is_public_set, read_prompts
 from reneg.report import to_uint8
 from reneg.targets.weights_files import open_weights
@@ -150,18 +150,22 @@ def write_pictures(
 
 
 @contextmanager
-def weights_in_force(path: Path | None, model: DiffusionModel) -> Iterator[None]:
+def weights_in_force(reference: str | None, model: DiffusionModel) -> Iterator[None]:
     """The model has a file's weights within the block; None changes nothing.
 
+    Args:
+        reference: a file, a folder with a denoiser's file in it, or hub:owner/name:FILE.
+
     Raises:
-        FileNotFoundError: no such file.
+        OSError: no such file, or it cannot be downloaded.
         ValueError: it holds no weights, or those of another model.
     """
-    if path is None:
+    if reference is None:
         yield
         return
-    if not path.is_file():
-        raise FileNotFoundError(f"--weights {path}: no such file")
+    path = locate(reference)
+    if not path.exists():
+        raise FileNotFoundError(f"--weights {path}: no such file or folder")
     weights = open_weights(path, model)
     if weights is None:
         raise ValueError(
@@ -204,8 +208,7 @@ def _draw(
 
 def _write_index(config: GenerateConfig, pictures: list[dict]) -> None:
     names = ("model", "revision", "dtype", "scheduler", "guidance_scale", "num_inference_steps")
-    names += ("negative", "strength", "refine", "seed")
-    weights = None if config.weights is None else str(config.weights)
-    index = {**{name: vars(config)[name] for name in names}, "weights": weights, "pictures": pictures}
+    names += ("negative", "strength", "weights", "refine", "seed")
+    index = {**{name: vars(config)[name] for name in names}, "pictures": pictures}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(config.output_dir / "index.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -174,7 +174,7 @@ def _file_part(value: str, model: DiffusionModel, prompts: Sequence[str]) -> Par
         kind, metadata = "negative embedding", embedding.metadata
         negative, scales = OneForAll(file_conditioning(embedding, model)), learned_scales(embedding)
     else:
-        kind, metadata = weights.kind, weights.metadata
+        kind, metadata, path = weights.kind, weights.metadata, weights.path  # of a folder, the file that is read
     return Part(
         value,
         kind,
