@@ -41,8 +41,10 @@ FREE = {
     "checkpointing_steps",
     "checkpoints_total_limit",
     "prompts",
+    "pairs",
 }
-"""Settings that may change at a restart, because the result does not depend on them; prompts count by content."""
+"""Settings that may change at a restart, because the result does not depend on them; prompts and pairs count by
+content."""
 
 
 def result_names(target: str) -> tuple[str, str]:
@@ -148,7 +150,8 @@ def learning_metadata(
         model: that it was learned on.
         num_prompts: learned from.
         step: whose state it is.
-        rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
+        rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them, and what the
+            whole run has spent, where they tell it.
         guidance_scale: the state's, learned or not.
         effort: of the run so far, for the best state needed the others to be the best.
     """
@@ -171,7 +174,7 @@ def learning_metadata(
                     names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
                     metadata |= {f"{name}_{when}": str(row[name]) for name in names}
     for name in ("forward_evaluations", "backward_evaluations"):
-        counts = [int(row[name]) for row in rows if name in row and int(row["step"]) <= step]
+        counts = [int(row[name]) for row in rows if name in row]
         metadata |= {name: str(sum(counts))} if counts else {}
     return metadata
 
