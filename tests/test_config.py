@@ -25,7 +25,6 @@ MODULES = (
     reneg.file_config,
     reneg.baselines.config,
     reneg.baselines.policy_config,
-    reneg.baselines.policy_config,
     reneg.refinement.config,
     reneg.analysis.config,
 )
