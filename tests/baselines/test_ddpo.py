@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -93,6 +93,48 @@ def test_micro_batches_do_not_change_a_round(tmp_path: Path, size: int):
     assert facts["reward_mean"] == other._step(0.02)["reward_mean"]
     for mine, theirs in zip(run.state.parameters, other.state.parameters, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+class OneOfTwo:
+    """What a round asks of accelerate, in one of two processes that do not talk to each other."""
+
+    num_processes = 2
+
+    def __init__(self, process_index: int):
+        self.process_index = process_index
+
+    def gather(self, tensor):
+        return tensor
+
+    def reduce(self, tensor, how):
+        return tensor
+
+
+def test_two_processes_share_a_round_out(tmp_path: Path):
+    """Samples, rewards, advantages and the mean of the gradients are those of one process."""
+    run = make_trainer(config(tmp_path, train_batch_size=8))
+    shares = [run._sample_share(share) for share in range(2)]
+    rewards = [torch.cat([rollout.rewards for rollout in rollouts]) for rollouts in shares]
+    advantages = run._advantages({}, rewards)
+    run._surrogate_gradient(shares[1], advantages[1])
+    wanted = [gradient.clone() for gradient in run.state.gradients()]
+    mean = [torch.zeros_like(gradient) for gradient in wanted]
+    for process in range(2):
+        run.accelerator = cast(Any, OneOfTwo(process))
+        mine = [run._sample_share(share) for share in range(2)]
+        own = run._advantages({}, rewards)
+        for share in range(2):
+            part = slice(2 * process, 2 * process + 2)
+            got = torch.cat([rollout.rewards for rollout in mine[share]])
+            torch.testing.assert_close(got, rewards[share][part], rtol=0, atol=1e-12)
+            torch.testing.assert_close(own[share], advantages[share][part], rtol=0, atol=1e-12)
+        run.state.parameters[0].grad = None
+        run._surrogate_gradient(mine[1], own[1])
+        for total, gradient in zip(mean, run.state.gradients(), strict=True):
+            total.add_(gradient / 2)
+    for got, gradient in zip(mean, wanted, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-15)
+        assert gradient.abs().max() > 0
 
 
 def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path: Path):
