@@ -78,6 +78,7 @@ def test_a_baseline_has_a_preset_of_its_own_for_the_world():
     _, config = parse(["baseline", "ddpo"])
     assert isinstance(config, DdpoConfig)
     says = policy_preset("ddpo", "world", "lora")
+    assert says.keys() <= vars(config).keys()
     assert {name: getattr(config, name) for name in says} == says
     assert config.num_samples != DdpoConfig().num_samples  # the preset changes something
     assert parse(["baseline", "ddpo", "--model", "sd1.5"])[1] == DdpoConfig(model="sd1.5")

@@ -150,8 +150,7 @@ def learning_metadata(
         model: that it was learned on.
         num_prompts: learned from.
         step: whose state it is.
-        rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them, and what the
-            whole run has spent, where they tell it.
+        rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
         guidance_scale: the state's, learned or not.
         effort: of the run so far, for the best state needed the others to be the best.
     """
@@ -173,9 +172,6 @@ def learning_metadata(
                 if row["step"] == at:
                     names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
                     metadata |= {f"{name}_{when}": str(row[name]) for name in names}
-    for name in ("forward_evaluations", "backward_evaluations"):
-        counts = [int(row[name]) for row in rows if name in row]
-        metadata |= {name: str(sum(counts))} if counts else {}
     return metadata
 
 

@@ -196,6 +196,8 @@ def test_the_command_leaves_lora_that_diffusers_loads(tmp_path: Path):
     file = run_ddpo(settings)
     weights = open_weights(file, tiny_model())
     assert weights is not None and weights.kind == "lora"
-    assert weights.metadata["forward_evaluations"] == str(2 * 2 * (2 + 2))
+    looks = 2 * 2 * 2 * 2  # two, of two pictures
+    assert weights.metadata["denoiser_evaluations"] == str(2 * 2 * (2 + 2) + looks)
+    assert weights.metadata["denoiser_backward_evaluations"] == str(2 * 2 * 2)  # LoRA is in both branches
     last = load_file(file.with_stem(file.stem + "_last"))
     assert any(tensor.abs().max() > 0 for name, tensor in last.items() if "lora_B" in name)

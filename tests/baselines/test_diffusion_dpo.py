@@ -235,5 +235,7 @@ def test_the_command_leaves_lora_that_diffusers_loads(tmp_path: Path, own: bool)
     weights = open_weights(file, tiny_model())
     assert weights is not None and weights.kind == "lora"
     made = 2 * 2 * 2 * 6 if own else 0
-    assert weights.metadata["forward_evaluations"] == str(made + 4 * 4)
+    looks = 2 * 2 * 2 * 2  # two, of two pictures
+    assert weights.metadata["denoiser_evaluations"] == str(made + 4 * 4 + looks)
+    assert weights.metadata["denoiser_backward_evaluations"] == str(2 * 4)
     assert PairStore(tmp_path / "run" / "pairs", ["a"]).missing() == []
