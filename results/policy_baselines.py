@@ -26,10 +26,12 @@ Config = DdpoConfig | DiffusionDpoConfig
 
 
 def ddpo(folder: Path, **changes) -> DdpoConfig:
+    """The world's settings with changes."""
     return replace(DdpoConfig(output_dir=folder, **policy_preset("ddpo", "world", "lora")), **changes)
 
 
 def diffusion_dpo(folder: Path, **changes) -> DiffusionDpoConfig:
+    """The world's settings with changes."""
     settings = policy_preset("diffusion-dpo", "world", "lora")
     return replace(DiffusionDpoConfig(output_dir=folder, **settings), **changes)
 
@@ -63,11 +65,13 @@ def best_rate(runs: dict[float, list[dict]]) -> float:
 
 
 def write(rows: list[dict]) -> None:
+    """All rows so far."""
     text = "".join(json.dumps(row) + "\n" for row in rows)
     write_atomically(RESULTS, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def main() -> None:
+    """Try the rates, then run; what is done already is read."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--dpo_rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3])

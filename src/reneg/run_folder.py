@@ -41,8 +41,10 @@ FREE = {
     "checkpointing_steps",
     "checkpoints_total_limit",
     "prompts",
+    "pairs",
 }
-"""Settings that may change at a restart, because the result does not depend on them; prompts count by content."""
+"""Settings that may change at a restart, because the result does not depend on them; prompts and pairs count by
+content."""
 
 
 def result_names(target: str) -> tuple[str, str]:
@@ -170,9 +172,6 @@ def learning_metadata(
                 if row["step"] == at:
                     names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
                     metadata |= {f"{name}_{when}": str(row[name]) for name in names}
-    for name in ("forward_evaluations", "backward_evaluations"):
-        counts = [int(row[name]) for row in rows if name in row and int(row["step"]) <= step]
-        metadata |= {name: str(sum(counts))} if counts else {}
     return metadata
 
 

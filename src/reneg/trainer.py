@@ -257,10 +257,9 @@ class Trainer(ABC):
 
     def _check_update(self, facts: Row, norm: Float[Tensor, ""]) -> None:
         """Stop on NaN or infinity before it reaches the parameters; all processes see the same values, so all stop."""
-        checked = {
-            name: float(facts[key]) for key, name in (("reward_mean", "reward"), ("loss", "loss")) if key in facts
-        }
-        broken = [name for name, value in (checked | {"gradient": float(norm)}).items() if not isfinite(value)]
+        names = (("reward_mean", "reward"), ("loss", "loss"))
+        checked = {name: float(facts[key]) for key, name in names if key in facts} | {"gradient": float(norm)}
+        broken = [name for name, value in checked.items() if not isfinite(value)]
         if broken:
             raise FloatingPointError(
                 f"step {self.state.step + 1}: the {' and the '.join(broken)} became NaN or infinite; "

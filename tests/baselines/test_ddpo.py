@@ -1,8 +1,9 @@
 """DDPO's rounds: ratios, evaluations, a reward without a gradient that rises, processes, NaN, and resuming."""
 
 import dataclasses
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -45,31 +46,26 @@ def config(output_dir: Path, **changes: Any) -> DdpoConfig:
     return dataclasses.replace(quick, **changes)
 
 
-class IsBright:
-    """1 where the mean pixel is above a half: no gradient at all."""
+class Steps:
+    """Brightness in steps of a thousandth: its gradient is zero wherever there is one."""
 
-    name = "is bright"
+    name = "steps"
 
     def __call__(self, images, prompts):
         assert not images.requires_grad
-        return (images.mean((1, 2, 3)) > 0.5).to(images.dtype)
+        return (images.mean((1, 2, 3)) * 1000).floor() / 1000
 
 
 def make_trainer(settings: DdpoConfig, reward=None, model=None) -> DdpoTrainer:
-    model, reward = model or NoisyGaussianModel(), reward or IsBright()
+    model, reward = model or NoisyGaussianModel(), reward or Steps()
     return DdpoTrainer(settings, model, reward, Brightness(), list(PROMPTS), make_accelerator(settings))
 
 
 def test_a_reward_without_a_gradient_rises(tmp_path: Path):
-    settings = config(
-        tmp_path, max_train_steps=25, num_samples=32, train_batch_size=16, validation_steps=25, clip_range=0.1
-    )
-    run = make_trainer(settings)
-    run.run()
-    looks = [row for row in timeless(tmp_path) if row["kind"] == "validation"]
-    assert float(looks[-1]["monitor"]) > float(looks[0]["monitor"]) + 0.01
-    updates = [float(row["reward_mean"]) for row in timeless(tmp_path) if row["kind"] == "update"]
-    assert sum(updates[-5:]) / 5 > sum(updates[:5]) / 5 + 0.1
+    run = make_trainer(config(tmp_path, num_samples=32, train_batch_size=16, noises_per_prompt=8))
+    rewards = [float(run._step(0.05)["reward_mean"]) for _ in range(15)]
+    spread = NoisyGaussianModel.spread / 8 / math.sqrt(48)  # of a picture's brightness, about
+    assert sum(rewards[-3:]) / 3 > rewards[0] + spread
 
 
 def test_ratios_are_one_at_the_first_update_and_evaluations_are_counted(tmp_path: Path):
@@ -97,6 +93,48 @@ def test_micro_batches_do_not_change_a_round(tmp_path: Path, size: int):
     assert facts["reward_mean"] == other._step(0.02)["reward_mean"]
     for mine, theirs in zip(run.state.parameters, other.state.parameters, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+class OneOfTwo:
+    """What a round asks of accelerate, in one of two processes that do not talk to each other."""
+
+    num_processes = 2
+
+    def __init__(self, process_index: int):
+        self.process_index = process_index
+
+    def gather(self, tensor):
+        return tensor
+
+    def reduce(self, tensor, how):
+        return tensor
+
+
+def test_two_processes_share_a_round_out(tmp_path: Path):
+    """Samples, rewards, advantages and the mean of the gradients are those of one process."""
+    run = make_trainer(config(tmp_path, train_batch_size=8))
+    shares = [run._sample_share(share) for share in range(2)]
+    rewards = [torch.cat([rollout.rewards for rollout in rollouts]) for rollouts in shares]
+    advantages = run._advantages({}, rewards)
+    run._surrogate_gradient(shares[1], advantages[1])
+    wanted = [gradient.clone() for gradient in run.state.gradients()]
+    mean = [torch.zeros_like(gradient) for gradient in wanted]
+    for process in range(2):
+        run.accelerator = cast(Any, OneOfTwo(process))
+        mine = [run._sample_share(share) for share in range(2)]
+        own = run._advantages({}, rewards)
+        for share in range(2):
+            part = slice(2 * process, 2 * process + 2)
+            got = torch.cat([rollout.rewards for rollout in mine[share]])
+            torch.testing.assert_close(got, rewards[share][part], rtol=0, atol=1e-12)
+            torch.testing.assert_close(own[share], advantages[share][part], rtol=0, atol=1e-12)
+        run.state.parameters[0].grad = None
+        run._surrogate_gradient(mine[1], own[1])
+        for total, gradient in zip(mean, run.state.gradients(), strict=True):
+            total.add_(gradient / 2)
+    for got, gradient in zip(mean, wanted, strict=True):
+        torch.testing.assert_close(got, gradient, rtol=1e-9, atol=1e-15)
+        assert gradient.abs().max() > 0
 
 
 def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path: Path):
@@ -153,10 +191,13 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path):
 
 def test_the_command_leaves_lora_that_diffusers_loads(tmp_path: Path):
     files = save_tiny_world(tmp_path)
-    settings = config(tmp_path / "run", target="lora", lora_rank=2, max_train_steps=1, **files)
+    settings = config(tmp_path / "run", target="lora", lora_rank=2, max_train_steps=1, updates_per_round=1, **files)
+    settings = dataclasses.replace(settings, num_samples=2, num_validation_prompts=1, num_inference_steps=2)
     file = run_ddpo(settings)
     weights = open_weights(file, tiny_model())
     assert weights is not None and weights.kind == "lora"
-    assert weights.metadata["forward_evaluations"] == str(2 * 8 * (5 + 5))
+    looks = 2 * 2 * 2 * 2  # two, of two pictures
+    assert weights.metadata["denoiser_evaluations"] == str(2 * 2 * (2 + 2) + looks)
+    assert weights.metadata["denoiser_backward_evaluations"] == str(2 * 2 * 2)  # LoRA is in both branches
     last = load_file(file.with_stem(file.stem + "_last"))
     assert any(tensor.abs().max() > 0 for name, tensor in last.items() if "lora_B" in name)

@@ -1,6 +1,7 @@
 """DDPO's mathematics: against diffusers, torch.distributions, REINFORCE in closed form, and known answers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from reneg.targets.negative_embedding import NegativeEmbeddingTarget
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_the_transition_is_diffusers_noisy_ddim_step(prediction_type, eta: float):
     """All steps of Stable Diffusion's schedule, the last one included, with the same noise."""
-    scheduler = DDIMScheduler(
+    scheduler: Any = DDIMScheduler(  # diffusers annotates timesteps as int and every output as possibly a tuple
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",

@@ -168,9 +168,8 @@ def read_pairs(file: Path) -> list[PicturePair]:
                 ) from error
             absent = [str(picture) for picture in (pair.chosen, pair.rejected) if not picture.is_file()]
             if absent or not isinstance(pair.prompt, str):
-                raise ValueError(
-                    f"--pairs {file} line {number}: {absent[0] if absent else pair.prompt!r} is not there"
-                )
+                what = f"there is no {absent[0]}" if absent else f"the prompt is {pair.prompt!r}"
+                raise ValueError(f"--pairs {file} line {number}: {what}")
             pairs.append(pair)
     if not pairs:
         raise ValueError(f"--pairs {file}: holds no pair")
