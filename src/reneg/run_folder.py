@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -138,6 +138,7 @@ def learning_metadata(
     step: int,
     rows: Sequence[Row],
     *,
+    rewards: Mapping[str, str],
     guidance_scale: float,
     effort: dict[str, int],
 ) -> dict[str, str]:
@@ -149,14 +150,14 @@ def learning_metadata(
         num_prompts: learned from.
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
+        rewards: the names of `reward` and `monitor` as they were loaded: a folder's tells no version, its scorer's does.
         guidance_scale: the state's, learned or not.
         effort: of the run so far, for the best state needed the others to be the best.
     """
     metadata = {
         "target": config.target,
         **sampling_metadata(config, model, guidance_scale=guidance_scale),
-        "reward": config.reward if isinstance(config.reward, str) else ", ".join(config.reward),
-        "monitor": str(config.monitor),
+        **rewards,
         "prompts_sha256": str(settings["prompts_sha256"]),
         "num_prompts": str(num_prompts),
         "seed": str(config.seed),

@@ -85,6 +85,7 @@ class Trainer(ABC):
         self.accelerator, self.folder = accelerator, config.output_dir
         self.offload = offload
         self.offload.only("text encoders")
+        self._rewards = {"reward": reward.name, "monitor": "None" if monitor is None else monitor.name}
         self.target = make_target(model, config)
         self.state = TrainingState(self.target, config)
         self._final, self._last = (self.folder / name for name in result_names(config.target))
@@ -332,6 +333,7 @@ class Trainer(ABC):
                 len(self.prompts),
                 step,
                 read_rows(self.metrics.path),
+                rewards=self._rewards,
                 guidance_scale=self._guidance_scale(),
                 effort=self._effort(),
             )
