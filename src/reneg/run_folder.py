@@ -150,7 +150,7 @@ def learning_metadata(
         num_prompts: learned from.
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
-        rewards: the names of `reward` and `monitor` as they were loaded: a folder's tells no version, its scorer's does.
+        rewards: names of `reward` and `monitor` as they were loaded; a folder's own would tell no version.
         guidance_scale: the state's, learned or not.
         effort: of the run so far, for the best state needed the others to be the best.
     """

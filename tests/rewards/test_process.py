@@ -182,7 +182,7 @@ def test_what_it_started_apart_cannot_hold_the_answer_up(tmp_path: Path, then: s
 
 def test_lines_that_come_together_are_told_apart(tmp_path: Path):
     """What follows the greeting is the first answer, and what follows that is no second one."""
-    both = "os.write(1, b'{\"id\": 1, \"scores\": [1]}\\nloading\\n')"
+    both = 'os.write(1, b\'{"id": 1, "scores": [1]}\\nloading\\n\')'
     reward = start(tmp_path, LOOP + both)
     assert reward(pictures(1), [""]).tolist() == [1.0]
     with pytest.raises(ValueError, match="wrote loading, which is no answer"):

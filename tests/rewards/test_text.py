@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import regex
 import torch
-from scorers import SCORERS, pictures
+from scorers import cosine_reward, pictures
+from tiny import tiny_clip_reward
 from transformers import BertTokenizer, CLIPTokenizer
 
 from reneg.rewards.text import PromptTokenizer, clean_text
@@ -36,9 +37,9 @@ def test_cleaning(text: str, clean: str):
 def test_scorers_of_openais_text_clean_it_and_pickscore_does_not():
     images = pictures(1)
     dirty, clean = ["a &#98;"], ["a b"]
-    cosine = SCORERS["CLIPScore (cosine)"].build(False)
+    cosine = cosine_reward()
     assert torch.equal(cosine(images, dirty), cosine(images, clean))
-    pickscore = SCORERS["PickScore (and any CLIPModel folder)"].build(False)
+    pickscore = tiny_clip_reward(torch.float64)
     assert not torch.equal(pickscore(images, dirty), pickscore(images, clean))
 
 
@@ -142,7 +143,7 @@ def test_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
     different = sum(one != other for one, other in zip(own, expected, strict=True))
     assert different == 0
     prove(
-        "HPSv2, CLIPScore: text",
+        "hpsv2.*, clipscore: text",
         f"tokens of {SETS.format(len(prompts))}, real vocabulary",
         "the original byte-pair encoding",
         f"{different} prompts differ",
@@ -232,4 +233,4 @@ def test_bert_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove)
     different = [prompt for prompt, one, other in zip(prompts, own, expected, strict=True) if one != other]
     assert different == []
     what = f"tokens of {SETS.format(len(prompts))}, a vocabulary made of them"
-    prove("ImageReward: text", what, "BERT's original algorithm", "0 prompts differ")
+    prove("imagereward: text", what, "BERT's original algorithm", "0 prompts differ")
