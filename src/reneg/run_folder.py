@@ -21,7 +21,7 @@ from reneg.checkpoint import (
 )
 from reneg.config import ModelConfig, RunConfig
 from reneg.files import make_output_dir, write_atomically
-from reneg.interfaces import DiffusionModel
+from reneg.interfaces import DiffusionModel, Reward
 from reneg.metrics import Row
 from reneg.prompts import read_prompts
 from reneg.provenance import code_version
@@ -150,7 +150,7 @@ def learning_metadata(
         num_prompts: learned from.
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
-        rewards: names of `reward` and `monitor` as they were loaded; a folder's own would tell no version.
+        rewards: of `reward_metadata`.
         guidance_scale: the state's, learned or not.
         effort: of the run so far, for the best state needed the others to be the best.
     """
@@ -175,6 +175,11 @@ def learning_metadata(
         counts = [int(row[name]) for row in rows if name in row and int(row["step"]) <= step]
         metadata |= {name: str(sum(counts))} if counts else {}
     return metadata
+
+
+def reward_metadata(reward: Reward, monitor: Reward | None) -> dict[str, str]:
+    """The names of the rewards as they were loaded: a folder's own would not tell HPSv2.1 from v2.0."""
+    return {"reward": reward.name, "monitor": "None" if monitor is None else monitor.name}
 
 
 def sampling_metadata(config: ModelConfig, model: DiffusionModel, *, guidance_scale: float) -> dict[str, str]:

@@ -37,6 +37,7 @@ from reneg.run_folder import (
     plain_settings,
     result_names,
     result_settings,
+    reward_metadata,
     write_config,
 )
 from reneg.schedule import learning_rate_factor
@@ -85,7 +86,7 @@ class Trainer(ABC):
         self.accelerator, self.folder = accelerator, config.output_dir
         self.offload = offload
         self.offload.only("text encoders")
-        self._rewards = {"reward": reward.name, "monitor": "None" if monitor is None else monitor.name}
+        self._rewards = reward_metadata(reward, monitor)
         self.target = make_target(model, config)
         self.state = TrainingState(self.target, config)
         self._final, self._last = (self.folder / name for name in result_names(config.target))

@@ -52,7 +52,7 @@ def test_the_real_linear_head_of_the_smaller_clip_gives_its_known_scores(shared_
     assert scores.tolist() == pytest.approx([-1.46995, 11.00558], abs=1e-4)
 
 
-def test_the_real_mlp_is_the_known_affine_map(shared_data: Path):
+def test_the_real_heads_are_the_known_affine_maps(shared_data: Path):
     head = real_head(shared_data, KNOWN["aesthetic"][0]).double()
     with torch.no_grad():
         bias = head(torch.zeros(1, 768, dtype=torch.float64))
@@ -60,6 +60,10 @@ def test_the_real_mlp_is_the_known_affine_map(shared_data: Path):
     assert float(bias) == pytest.approx(5.236646, abs=1e-5)
     assert float(weight.norm()) == pytest.approx(17.995625, abs=1e-4)
     assert weight[:3].tolist() == pytest.approx([-0.691593, -0.556994, -0.321169], abs=1e-5)
+    (linear,) = real_head(shared_data, KNOWN["aesthetic-v1"][0])
+    assert isinstance(linear, torch.nn.Linear)
+    assert float(linear.weight.detach().norm()) == pytest.approx(28.444397, abs=1e-5)
+    assert linear.bias.detach().item() == pytest.approx(3.529372, abs=1e-6)
 
 
 def test_the_real_mlp_with_activations_is_refused(shared_data: Path):

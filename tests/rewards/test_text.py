@@ -158,6 +158,19 @@ def test_as_many_prompts_are_cut_off_as_the_originals_cut_off(shared_data: Path)
     ]
     groups = (lengths[:3200], lengths[3200:13200], lengths[13200:14832], lengths[14832:])
     assert [sum(length > 77 for length in group) for group in groups] == [2, 519, 1, 2]
+    assert max(groups[1]) == 506
+
+
+def test_cleaning_changes_as_many_prompts_as_is_known(shared_data: Path):
+    """Without it the tokens of 12 prompts of Parti and of 104 of ReFL are others than the originals'."""
+    tokenizer = real_tokenizer(shared_data)
+    prompts = all_prompts(shared_data)[:15032]
+    plain, clean = (
+        tokenizer(texts, truncation=True, max_length=77, verbose=False).input_ids
+        for texts in (prompts, [clean_text(prompt) for prompt in prompts])
+    )
+    different = [one != other for one, other in zip(plain, clean, strict=True)]
+    assert [sum(different[part]) for part in (slice(3200, 13200), slice(13200, 14832))] == [104, 12]
 
 
 class OriginalBert:
