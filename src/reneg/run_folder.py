@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from reneg.checkpoint import (
 )
 from reneg.config import ModelConfig, RunConfig
 from reneg.files import make_output_dir, write_atomically
-from reneg.interfaces import DiffusionModel
+from reneg.interfaces import DiffusionModel, Reward
 from reneg.metrics import Row
 from reneg.prompts import read_prompts
 from reneg.provenance import code_version
@@ -140,6 +140,7 @@ def learning_metadata(
     step: int,
     rows: Sequence[Row],
     *,
+    rewards: Mapping[str, str],
     guidance_scale: float,
     effort: dict[str, int],
 ) -> dict[str, str]:
@@ -151,14 +152,14 @@ def learning_metadata(
         num_prompts: learned from.
         step: whose state it is.
         rows: of metrics.jsonl; the monitor's values before learning and at the step are taken from them.
+        rewards: of `reward_metadata`.
         guidance_scale: the state's, learned or not.
         effort: of the run so far, for the best state needed the others to be the best.
     """
     metadata = {
         "target": config.target,
         **sampling_metadata(config, model, guidance_scale=guidance_scale),
-        "reward": config.reward if isinstance(config.reward, str) else ", ".join(config.reward),
-        "monitor": str(config.monitor),
+        **rewards,
         "prompts_sha256": str(settings["prompts_sha256"]),
         "num_prompts": str(num_prompts),
         "seed": str(config.seed),
@@ -173,6 +174,11 @@ def learning_metadata(
                     names = [name for name in row if name.split("/")[0] in ("reward", "monitor")]
                     metadata |= {f"{name}_{when}": str(row[name]) for name in names}
     return metadata
+
+
+def reward_metadata(reward: Reward, monitor: Reward | None) -> dict[str, str]:
+    """The names of the rewards as they were loaded: a folder's own would not tell HPSv2.1 from v2.0."""
+    return {"reward": reward.name, "monitor": "None" if monitor is None else monitor.name}
 
 
 def sampling_metadata(config: ModelConfig, model: DiffusionModel, *, guidance_scale: float) -> dict[str, str]:

@@ -37,6 +37,7 @@ from reneg.run_folder import (
     plain_settings,
     result_names,
     result_settings,
+    reward_metadata,
     write_config,
 )
 from reneg.schedule import learning_rate_factor
@@ -85,6 +86,7 @@ class Trainer(ABC):
         self.accelerator, self.folder = accelerator, config.output_dir
         self.offload = offload
         self.offload.only("text encoders")
+        self._rewards = reward_metadata(reward, monitor)
         self.target = make_target(model, config)
         self.state = TrainingState(self.target, config)
         self._final, self._last = (self.folder / name for name in result_names(config.target))
@@ -331,6 +333,7 @@ class Trainer(ABC):
                 len(self.prompts),
                 step,
                 read_rows(self.metrics.path),
+                rewards=self._rewards,
                 guidance_scale=self._guidance_scale(),
                 effort=self._effort(),
             )

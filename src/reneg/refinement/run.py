@@ -30,7 +30,7 @@ from reneg.refinement.store import INDEX, RefinedEmbeddings, fact_metadata
 from reneg.rewards import load_reward
 from reneg.rewards.own import as_reward
 from reneg.rewards.process import is_process, no_gradient
-from reneg.run_folder import sampling_metadata
+from reneg.run_folder import reward_metadata, sampling_metadata
 from reneg.targets import NegativeEmbeddingTarget
 
 logger = logging.getLogger(__name__)
@@ -63,12 +63,13 @@ def refine(
     config = config or RefineConfig()
     check_prompt_lengths(prompts, model)
     start, null = global_embedding(model, negative)
-    judged = None if monitor is None else as_reward(monitor)
+    sought, judged = as_reward(reward), None if monitor is None else as_reward(monitor)
+    scorers = reward_metadata(sought, judged)
     different = list(dict.fromkeys(prompts))
     sha256 = tensor_hash(*start.tensors())
     found, rewards = {}, []
-    for done in refine_prompts(model, start, different, as_reward(reward), judged, config):
-        found[str(done.facts["prompt"])] = artifact(done, null, model, config, sha256)
+    for done in refine_prompts(model, start, different, sought, judged, config):
+        found[str(done.facts["prompt"])] = artifact(done, null, model, config, sha256, scorers)
         rewards.append(float(done.facts["reward"]))
     _warn_of_no_reward_above_0(rewards, config)
     return [found[prompt] for prompt in prompts]
@@ -134,9 +135,11 @@ def _refine_missing(
     console: Console | None,
 ) -> None:
     sha256, found = tensor_hash(*start.tensors()), []
+    scorers = reward_metadata(reward, monitor)
     with prompt_progress(len(prompts), config.max_refine_steps, console) as show:
         for done in refine_prompts(model, start, prompts, reward, monitor, config, show):
-            artifact(done, null, model, config, sha256).save(store.path(str(done.facts["prompt"])))
+            file = store.path(str(done.facts["prompt"]))
+            artifact(done, null, model, config, sha256, scorers).save(file)
             found.append(float(done.facts["reward"]))
     _warn_of_no_reward_above_0(found, config)
 
@@ -163,15 +166,19 @@ def global_embedding(model: DiffusionModel, negative: NegativeEmbedding | None) 
 
 
 def artifact(
-    done: Refinement, null: Tensor, model: DiffusionModel, config: RefineConfig, negative_sha256: str
+    done: Refinement,
+    null: Tensor,
+    model: DiffusionModel,
+    config: RefineConfig,
+    negative_sha256: str,
+    scorers: dict[str, str],
 ) -> NegativeEmbedding:
     """A prompt's embedding with what was found on the way."""
     settings = {name: value for name, value in asdict(config).items() if name not in ("prompt", "output_dir")}
     metadata = {
         "target": "negative_embedding, refined for one prompt",
         **sampling_metadata(config, model, guidance_scale=config.guidance_scale),
-        "reward": config.reward,
-        "monitor": str(config.monitor),
+        **scorers,
         "seed": str(config.seed),
         "refined_from_sha256": json.dumps(negative_sha256),
         "config": json.dumps(settings, default=str),
