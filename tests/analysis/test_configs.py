@@ -42,7 +42,7 @@ def test_there_are_no_other_files():
 def test_flags_win_over_the_experiments_file():
     _, config = parse(["reproduce", "table1", "--num_prompts", "3"])
     assert isinstance(config, Table1Config)
-    assert (config.num_prompts, config.num_probes) == (3, 12)
+    assert (config.num_prompts, config.num_probes) == (3, 8)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: path.parent.name)

@@ -31,7 +31,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransferConfig:
     for name, pipe in {"first": first, "second": second, "foreign": foreign}.items():
         pipe.save_pretrained(tmp_path / name)
     rewards = [str(save_tiny_reward(tmp_path / name, seed=seed)) for seed, name in enumerate(("reward", "watch"), 1)]
-    monkeypatch.setattr(transfer, "preset", lambda model: QUICK | {"reward": rewards[0], "monitor": rewards[1]})
+    monkeypatch.setattr(transfer, "preset", lambda model: QUICK)
     (tmp_path / "learn.txt").write_text("\n".join(PROMPTS))
     (tmp_path / "evaluate.txt").write_text("a fox\na tree\na house\n")
     for name, pipe in {"first": first, "foreign": foreign}.items():
@@ -48,6 +48,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransferConfig:
         num_inference_steps=2,
         num_seeds=1,
         rewards=rewards,
+        reward=rewards[0],
+        monitor=rewards[1],
         output_dir=tmp_path / "table3",
         stages_dir=tmp_path / "stages",
     )
@@ -97,3 +99,5 @@ def test_plan(config: TransferConfig):
 def test_a_file_for_no_generator_is_refused(config: TransferConfig):
     with pytest.raises(ValueError, match="--learned: 'third' is none of --models; choose from first, second, foreign"):
         run_table_3(replace(config, learned=["third=x.safetensors"]))
+    with pytest.raises(ValueError, match="two have the same name"):
+        run_table_3(replace(config, models=[config.models[0], "elsewhere/first"]))

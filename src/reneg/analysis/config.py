@@ -174,6 +174,10 @@ class TransferConfig(ComparisonConfig):
     """Embeddings that are there already, each NAME=FILE with the generator's name; the others are learned."""
     learning_prompts: Path | None = None
     """What is learned on; null takes the world's learning prompts."""
+    reward: str = "world/preference"
+    """The reward that is learned from; "HPSv2.1" (§4.2) with Stable Diffusion."""
+    monitor: str | None = "world/monitor"
+    """The reward that picks the best state in learning; null keeps the last."""
     output_dir: Path = Path("runs/table3")
     """results.json, table.md, report.html, wins.png."""
     stages_dir: Path = Path("runs/transfer")

@@ -10,13 +10,12 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from reneg.algorithm import denoise
 from reneg.analysis.config import Fig6Config
 from reneg.analysis.output import Outcome, write_outcome
 from reneg.evaluation.page import shown
 from reneg.evaluation.statistics import bootstrap
 from reneg.files import make_output_dir
-from reneg.generation import picture_generators, picture_noise
+from reneg.generation import picture_generators, picture_noise, sample
 from reneg.interfaces import Conditioning, DiffusionModel, Reward
 from reneg.intervals import interval
 from reneg.models import load_configured
@@ -41,11 +40,16 @@ def draw(
     null, parts = model.null_conditioning(), []
     for numbers in batches(range(config.num_noises), config.batch_size):
         count, generators = len(numbers), picture_generators(config.seed, numbers.start, len(numbers))
-        timesteps = model.set_timesteps(config.num_inference_steps)
-        latents = model.initial_latents(picture_noise(model, generators))
-        both = positive.expand(count), null.expand(count)
-        latents = denoise(model, latents, timesteps, *both, guidance_scale, generators)
-        parts.append(model.decode(latents).clamp(0, 1).cpu())
+        images = sample(
+            model,
+            positive.expand(count),
+            null.expand(count),
+            picture_noise(model, generators),
+            guidance_scale=guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            generators=generators,
+        )
+        parts.append(images.cpu())
     return torch.cat(parts)
 
 

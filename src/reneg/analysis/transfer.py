@@ -43,6 +43,8 @@ class Transfer:
     def __init__(self, config: TransferConfig):
         self.config, self.root = config, config.stages_dir
         self.given = {short(model): model for model in config.models}
+        if len(self.given) < len(config.models):
+            raise ValueError(f"--models {config.models}: two have the same name; rename a folder")
         files = [text.partition("=") for text in config.learned]
         self.files = {name: file for name, _, file in files}
         """Model -> an embedding that was learned on it before."""
@@ -56,7 +58,7 @@ class Transfer:
 
     def _learn(self, name: str) -> Stage:
         config, folder = self.config, self.root / name / "learned"
-        given = {"seed": config.seed, "dtype": config.dtype, "device": config.device}
+        given = {name: vars(config)[name] for name in ("seed", "dtype", "device", "reward", "monitor")}
         given |= {"prompts": config.learning_prompts, "model": self.given[name]}
         # The preset is that of the experiment's own model, so that all generators learn alike.
         best = {setting: value for setting, value in preset(config.model).items() if setting not in given}
