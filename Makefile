@@ -29,7 +29,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
-# Three learning seeds, judged on the whole evaluation set; goes on where it was interrupted.
+# Three learning seeds, judged on the whole evaluation set; then the paper's tables and figures (docs/reproduce.md), and
+# the pages that are written from them. Every stage goes on where it was interrupted.
 results: $(VENV)/installed
 	for seed in 0 1 2; do \
 		test -f $(RESULTS)/seed-$$seed/report.html || $(BIN)/reneg learn --seed $$seed \
@@ -39,6 +40,15 @@ results: $(VENV)/installed
 		$(RESULTS)/seed-1/negative_embedding.safetensors $(RESULTS)/seed-2/negative_embedding.safetensors \
 		--output_dir $(RESULTS)/evaluation
 	$(BIN)/python results/collect.py $(RESULTS)/evaluation docs/before_after.png
+	$(BIN)/reneg reproduce table1 --output_dir $(RESULTS)/table1
+	$(BIN)/reneg reproduce fig3 --output_dir $(RESULTS)/fig3
+	$(BIN)/reneg reproduce fig6 --negative $(RESULTS)/seed-0/negative_embedding.safetensors --output_dir $(RESULTS)/fig6
+	$(BIN)/reneg reproduce table2 --output_dir $(RESULTS)/table2
+	for name in table3 fig7; do \
+		$(BIN)/reneg reproduce $$name --learned world=$(RESULTS)/seed-0/negative_embedding.safetensors \
+			--stages_dir $(RESULTS)/transfer --output_dir $(RESULTS)/$$name || exit 1; \
+	done
+	$(BIN)/python results/write_docs.py $(RESULTS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(VENV)

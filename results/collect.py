@@ -10,24 +10,16 @@ from pathlib import Path
 
 import torch
 
-from reneg.evaluation.tables import Row, by_group, mean_rows, paired_rows
+from reneg.evaluation.tables import by_group, mean_rows, paired_rows
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.models import load_model
 from reneg.negatives import resolve_negative
-from reneg.report import labelled_rows
+from reneg.report import labelled_rows, markdown_table
 from reneg.world import load_prompts
 
 RESULTS = Path(__file__).parent
 COLUMNS = 12
 """Prompts in the picture: so many spread evenly over the evaluation set, by their place alone."""
-
-
-def markdown(rows: list[Row]) -> str:
-    """Rows as a Markdown table."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows]
-    return "\n".join(lines)
 
 
 def write_tables(evaluation: Path) -> dict:
@@ -41,14 +33,14 @@ def write_tables(evaluation: Path) -> dict:
         f"{overall['num_prompts']} evaluation prompts, {settings['num_seeds']} noises each, the same for all; 95 % "
         "intervals from a bootstrap over prompts. The learned embeddings differ in the seed of learning alone.",
         "## Mean scores",
-        markdown(mean_rows(results, overall)),
+        markdown_table(mean_rows(results, overall)),
         *results["notes"],
         "## Paired differences and wins",
-        markdown(paired_rows(results, overall)),
+        markdown_table(paired_rows(results, overall)),
         "## Mean scores by style",
-        markdown(by_group(results, mean_rows)),
+        markdown_table(by_group(results, mean_rows)),
         "## Paired by style",
-        markdown(by_group(results, paired_rows)),
+        markdown_table(by_group(results, paired_rows)),
     ]
     (RESULTS / "world.md").write_text("\n\n".join(parts) + "\n")
     return results

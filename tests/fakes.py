@@ -96,6 +96,13 @@ class GaussianModel:
         return latents.repeat_interleave(2, -1).repeat_interleave(2, -2) / 8 + 0.5
 
 
+class NoisyGaussianModel(GaussianModel):
+    """A little noise is left at timestep 0, as in Stable Diffusion's schedule, so that the last step is random too."""
+
+    def alpha_sigma(self, timestep: Real[Tensor, ""]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        return super().alpha_sigma(timestep + 9)
+
+
 class Brightness:
     """The mean pixel: its gradient is the same everywhere."""
 

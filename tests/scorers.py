@@ -1,62 +1,44 @@
-"""Every kind of reward on a tiny model with random weights, as `load_reward`'s loaders build it."""
+"""Every kind of reward with random weights: as files that `load_reward` takes, and built at once."""
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tiny import MAX_TOKENS, MEAN, STD, tiny_bert_tokenizer, tiny_clip, tiny_tokenizer, tiny_vision
-from transformers import CLIPModel
+from safetensors.torch import save_file
+from tiny import (
+    MAX_TOKENS,
+    MEAN,
+    STD,
+    save_tiny_reward,
+    tiny_bert_tokenizer,
+    tiny_clip,
+    tiny_tokenizer,
+    tiny_vision,
+)
+from transformers import CLIPImageProcessor, CLIPModel
 
-from reneg.interfaces import Reward
 from reneg.report import to_images
-from reneg.rewards.aesthetic import AestheticReward, LaionAestheticReward, make_head
+from reneg.rewards.aesthetic import make_head
 from reneg.rewards.clip import ClipReward
 from reneg.rewards.hps import convert_open_clip, open_clip_config
 from reneg.rewards.imagereward import ImageReward, ImageRewardModel, convert_image_reward, image_reward_configs
-from reneg.rewards.loading import Settings, fill
+from reneg.rewards.loading import Kind, Settings, fill
 from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 
 SIZE = 8
 """Pixels that the tiny scorers take."""
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """One kind of reward."""
-
-    build: Callable[[bool], Reward]
-    """Whether by the published path -> the reward in float64."""
-    reads_prompts: bool = True
-
-
-def _clip(*, scaled: bool) -> Callable[[bool], Reward]:
-    def build(published: bool) -> Reward:
-        preprocess = ImagePreprocess(SIZE, MEAN, STD, published="pil" if published else None)
-        model = tiny_clip(1, SIZE).double()
-        return ClipReward(model, tiny_tokenizer(), preprocess, name="tiny", scaled=scaled, clean=not scaled)
-
-    return build
-
-
-def _vision(published: bool) -> Reward:
-    preprocess = ImagePreprocess(SIZE, MEAN, STD, published="pil" if published else None)
-    return AestheticReward(tiny_vision().double(), preprocess, name="tiny")
-
-
-def _laion(*widths: int) -> Callable[[bool], Reward]:
-    def build(published: bool) -> Reward:
-        preprocess = ImagePreprocess(SIZE, MEAN, STD, published="pil" if published else None)
-        pairs = zip(widths, [*widths[1:], 1], strict=True)
-        with torch.random.fork_rng():
-            torch.manual_seed(5)
-            head = torch.nn.Sequential(*(torch.nn.Linear(width, out) for width, out in pairs)).double()
-        return LaionAestheticReward(tiny_vision(12).double(), head, preprocess, name="tiny")
-
-    return build
+def cosine_reward() -> ClipReward:
+    """In float64: the plain cosine of cleaned text."""
+    preprocess = ImagePreprocess(SIZE, MEAN, STD)
+    model = tiny_clip(1, SIZE).double()
+    return ClipReward(model, tiny_tokenizer(), preprocess, name="tiny", scaled=False, clean=True)
 
 
 def open_clip_state(*, layers: int = 2, size: int = 8, patch: int = 4, embed: int = 24) -> dict[str, torch.Tensor]:
@@ -174,15 +156,70 @@ def image_reward(published: bool) -> ImageReward:
     return ImageReward(filled, tiny_bert_tokenizer(), preprocess, name="tiny")
 
 
-SCORERS = {
-    "HPSv2.1, HPSv2.0": Scorer(hps_reward),
-    "PickScore (and any CLIPModel folder)": Scorer(_clip(scaled=True)),
-    "CLIPScore (cosine)": Scorer(_clip(scaled=False)),
-    "ImageReward": Scorer(image_reward),
-    "LAION aesthetic (SAC MLP)": Scorer(_laion(12, 10, 8, 6, 4), reads_prompts=False),
-    "LAION aesthetic (V1 linear)": Scorer(_laion(12), reads_prompts=False),
-    "world/aesthetic": Scorer(_vision, reads_prompts=False),
+def linear_state(width: int) -> dict[str, torch.Tensor]:
+    """Random weights in the layout of LAION's linear head."""
+    generator = torch.Generator().manual_seed(0)
+    return {"weight": torch.randn(1, width, generator=generator), "bias": torch.randn(1, generator=generator)}
+
+
+def mlp_state(*widths: int) -> dict[str, torch.Tensor]:
+    """Random weights in the layout of LAION's MLP."""
+    generator, state = torch.Generator().manual_seed(0), {}
+    for layer, (width, out) in zip((0, 2, 4, 6, 7), zip(widths, [*widths[1:], 1], strict=True), strict=True):
+        state[f"layers.{layer}.weight"] = torch.randn(out, width, generator=generator)
+        state[f"layers.{layer}.bias"] = torch.randn(out, generator=generator)
+    return state
+
+
+def save_vision(folder: Path) -> None:
+    """A CLIP vision tower with one output."""
+    tiny_vision().save_pretrained(folder)
+    CLIPImageProcessor(image_mean=MEAN, image_std=STD).save_pretrained(folder)
+
+
+def save_laion(folder: Path, file: str) -> None:
+    """A CLIP vision tower, and the head that the file's name tells."""
+    tiny_vision(12).save_pretrained(folder)
+    torch.save(linear_state(12) if file.startswith("sa_0_4") else mlp_state(12, 10, 8, 6, 4), folder / file)
+
+
+def save_hps(folder: Path, file: str, state: dict[str, torch.Tensor] | None = None, **more: object) -> Path:
+    """An original file of HPSv2 with a tokenizer beside it.
+
+    Args:
+        state: random if not given.
+        more: what lies beside the state dict in the file.
+    """
+    folder.mkdir(exist_ok=True)
+    tiny_tokenizer().save_pretrained(folder)
+    torch.save({"state_dict": open_clip_state() if state is None else state} | more, folder / file)
+    return folder / file
+
+
+def save_image_reward(folder: Path, file: str, state: dict[str, Any] | None = None, **med_config: Any) -> Path:
+    """ImageReward's files.
+
+    Args:
+        state: random if not given.
+        med_config: what med_config.json has otherwise.
+    """
+    folder.mkdir(exist_ok=True)
+    tiny_bert_tokenizer(blip=False).save_pretrained(folder)
+    (folder / "med_config.json").write_text(json.dumps(TINY_MED_CONFIG | med_config))
+    state = image_reward_state() if state is None else state
+    torch.save(state, folder / file) if file.endswith(".pt") else save_file(state, folder / file)
+    return folder / file
+
+
+SAVE: dict[Kind, Callable[[Path, str], object]] = {
+    "clip": lambda folder, _: save_tiny_reward(folder, size=SIZE),
+    "cosine": lambda folder, _: save_tiny_reward(folder, size=SIZE),
+    "vision": lambda folder, _: save_vision(folder),
+    "laion": save_laion,
+    "hps": save_hps,
+    "imagereward": save_image_reward,
 }
+"""Kind of reward -> writes random weights in its layout to a folder, under the name of its file if it has one."""
 
 
 def pictures(count: int, side: int = 16) -> torch.Tensor:

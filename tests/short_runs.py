@@ -14,9 +14,9 @@ from torch import Tensor
 
 from reneg.config import LearnConfig
 from reneg.interfaces import DiffusionModel, Reward
-from reneg.learning import learn
+from reneg.learning import Learner, learn
 from reneg.metrics import Row, read_rows
-from reneg.trainer import Learner, make_accelerator
+from reneg.trainer import make_accelerator
 
 QUICK = LearnConfig(
     output_dir=Path("unset"),

@@ -11,8 +11,10 @@ from tiny import save_tiny_reward, tiny_pipeline
 
 import reneg.cli
 from reneg.baselines.config import DnpConfig
+from reneg.baselines.policy_config import DdpoConfig, DiffusionDpoConfig, policy_preset
 from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main, parse
-from reneg.config import EvaluateConfig, GenerateConfig, InspectConfig, LearnConfig, PushConfig, preset
+from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, preset
+from reneg.file_config import InspectConfig, PushConfig
 from reneg.negative import NegativeEmbedding
 
 HEAVY = {"torch", "diffusers", "transformers", "accelerate", "matplotlib"}
@@ -70,6 +72,19 @@ def test_flags_override_the_yaml_which_overrides_the_preset(tmp_path: Path):
     assert config.validation_steps == 5 and config.grad_step_range == (3, 6)  # the YAML
     assert config.train_batch_size == PRESET["train_batch_size"]  # the preset
     assert config.adam_beta1 == LearnConfig().adam_beta1  # the default
+
+
+def test_a_baseline_has_a_preset_of_its_own_for_the_world():
+    _, config = parse(["baseline", "ddpo"])
+    assert isinstance(config, DdpoConfig)
+    says = policy_preset("ddpo", "world", "lora")
+    assert says.keys() <= vars(config).keys()
+    assert {name: getattr(config, name) for name in says} == says
+    assert config.num_samples != DdpoConfig().num_samples  # the preset changes something
+    assert parse(["baseline", "ddpo", "--model", "sd1.5"])[1] == DdpoConfig(model="sd1.5")
+    _, config = parse(["baseline", "diffusion-dpo", "--model", "sd1.5", "--target", "denoiser"])
+    assert isinstance(config, DiffusionDpoConfig)
+    assert config.learning_rate == 2.048e-8
 
 
 def test_flags_override_the_preset():
@@ -198,8 +213,8 @@ BAD = {
     "foreign negative": ([*GENERATE, "--negative", "{tiny}/foreign.safetensors"], "belongs to another text encoder"),
     "missing contender": ([*EVALUATE, "--negatives", "null", "gone.safetensors"], "gone.safetensors"),
     "one contender": (["evaluate", "--negatives", "null"], "--negatives: give at least two"),
-    "no baseline": (["baseline"], "{dnp,dpo-diff}"),
-    "unknown baseline": (["baseline", "dnq"], "'dnq' (choose from 'dnp', 'dpo-diff')"),
+    "no baseline": (["baseline"], "{dnp,dpo-diff,"),
+    "unknown baseline": (["baseline", "dnq"], "'dnq' (choose from 'dnp', 'dpo-diff', "),
     "baseline's setting": (["baseline", "dpo-diff", "--num_noises", "0"], "--num_noises 0: must be at least 1"),
     "no captioner": ([*BASELINE, "--captioner", "{tiny}/model"], "--captioner"),
     "nothing to inspect": (["inspect"], "file"),

@@ -10,19 +10,32 @@ from typing import Any
 import pytest
 import yaml
 
+import reneg.analysis.config
 import reneg.baselines.config
+import reneg.baselines.policy_config
 import reneg.config
+import reneg.file_config
+import reneg.refinement.config
 from reneg.cli import COMMANDS, build_parser, parse
-from reneg.config import CONFIGS, PRESETS, EvaluateConfig, GenerateConfig, LearnConfig, ModelConfig
+from reneg.config import CONFIGS, PRESETS, EvaluateConfig, GenerateConfig, LearnConfig, ModelConfig, preset
+from reneg.refinement.config import RefineConfig
 
-MODULES = (reneg.config, reneg.baselines.config)
+MODULES = (
+    reneg.config,
+    reneg.file_config,
+    reneg.baselines.config,
+    reneg.baselines.policy_config,
+    reneg.refinement.config,
+    reneg.analysis.config,
+)
 CLASSES = {
     node.name: node
     for module in MODULES
     for node in ast.parse(inspect.getsource(module)).body
     if isinstance(node, ast.ClassDef)
 }
-YAMLS = sorted(CONFIGS.rglob("*.yaml"))
+YAMLS = sorted(CONFIGS.glob("*.yaml"))
+"""Those of single models; tests/analysis has the experiments'."""
 
 
 @pytest.mark.parametrize(
@@ -40,7 +53,7 @@ YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 )
 def test_defaults_are_the_papers_and_quote_it(name: str, value: Any, quote: str):
     assert getattr(LearnConfig(), name) == value
-    assert quote in docstrings("ModelConfig", "LearnConfig")[name]
+    assert quote in docstrings("ModelConfig", "RunConfig", "LearnConfig")[name]
 
 
 def test_generating_and_evaluating_sample_as_learning_does():
@@ -48,6 +61,15 @@ def test_generating_and_evaluating_sample_as_learning_does():
     del shared["seed"], shared["output_dir"]
     for config in (GenerateConfig(prompt=["a cat"]), EvaluateConfig()):
         assert {name: getattr(config, name) for name in shared} == shared
+
+
+def test_refining_has_the_papers_steps_and_patience_and_the_worlds_gradient_steps():
+    texts = docstrings("RefineConfig")
+    assert (RefineConfig().max_refine_steps, RefineConfig().patience) == (10, 3)
+    assert '"for an additional 10 steps" (§5.1)' in texts["max_refine_steps"]
+    assert '"with a patience value of 3" (§5.1)' in texts["patience"]
+    assert preset("world", config=RefineConfig) == {"grad_step_range": (27, 29), "gradient_steps": 3}
+    assert "max_train_steps" in preset("world")
 
 
 def docstrings(*class_names: str) -> dict[str, str]:
@@ -75,7 +97,7 @@ def test_every_field_has_a_docstring_and_every_class_one(class_name: str):
 def test_every_public_attribute_is_a_field(class_name: str):
     """A line without an annotation would look like a setting and be none."""
     config = next(vars(module)[class_name] for module in MODULES if class_name in vars(module))
-    own = {name for name in vars(config) if not name.startswith("_")}
+    own = {name for name, value in vars(config).items() if not name.startswith("_") and not inspect.isfunction(value)}
     assert own <= {field.name for field in fields(config)}
     assert not [node for node in CLASSES[class_name].body if isinstance(node, ast.Assign)]
 
@@ -86,7 +108,8 @@ def test_help_tells_every_settings_docstring(command: str):
     told = "".join(subparsers[command].format_help().split())
     names = {field.name for field in fields(COMMANDS[command].config)}
     texts = docstrings(*(base.__name__ for base in COMMANDS[command].config.__mro__[::-1] if base is not object))
-    shorter = {"prompt", "negatives", "rewards", "weights", "file", "files"}  # lists and positionals
+    shorter = {"prompt", "negatives", "scales", "rewards", "weights", "file", "files"}  # lists and positionals
+    shorter |= {"rows", "models", "learned"}
     shorter |= {"convert": {"output"}, "push": {"repository"}}.get(command, set())
     for name in names - shorter:
         assert f"--{name}" in told

@@ -174,3 +174,20 @@ def test_an_evaluation_of_other_negatives_is_refused(tmp_path: Path):
     write_evaluation(tmp_path / "evaluation", embedding())
     with pytest.raises(ValueError, match="no results and pictures of this negative"):
         read_evaluation(tmp_path / "evaluation", "another")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["own.safetensors", "a/b/c", "--license", "mit"], "'a/b/c' is no repository; give owner/name"),
+        (["gone.safetensors", "me/mine", "--license", "mit"], "no negative embedding at gone.safetensors"),
+        (["own.safetensors", "me/mine"], "license"),
+        (["own.safetensors", "me/mine", "--license", "mit", "--evaluation", "gone"], "--evaluation gone holds no"),
+    ],
+)
+def test_what_cannot_be_pushed_is_one_line(tmp_path, monkeypatch, capsys, arguments, told):
+    monkeypatch.chdir(tmp_path)
+    embedding().save("own.safetensors")
+    assert main(["push", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1

@@ -22,6 +22,7 @@ from reneg.negatives import (
     resolve_negative,
     write_pictures,
 )
+from reneg.targets.text_encoder import TextEncoderTarget
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +152,28 @@ def test_strength_interpolates_the_negative_of_the_pictures(model, embedding, tm
     assert weak == pictures(str(tmp_path / "weak.safetensors"), 1.0, "b")
     assert pictures(str(embedding), 0.0, "c") == pictures("null", 1.0, "d") != weak
     assert json.loads((tmp_path / "a" / "index.json").read_text())["strength"] == 0.6
+
+
+def test_weights_are_drawn_with_and_leave_no_trace(tmp_path):
+    model = tiny_model()
+    target = TextEncoderTarget(model)
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.mul_(1.2)
+    target.artifact({"target": "text_encoder"}).save(tmp_path / "text.safetensors")
+    shared = {"prompt": ["a cat"], "num_inference_steps": 2, "negative": "bad", "strength": 0.5}
+    wanted = write_pictures(model, ["a cat"], GenerateConfig(output_dir=tmp_path / "trained", **shared))
+    model, found = tiny_model(), []
+    for name, weights in (("before", None), ("with", tmp_path / "text.safetensors"), ("after", None)):
+        config = GenerateConfig(output_dir=tmp_path / name, weights=weights, **shared)
+        found.append(write_pictures(model, ["a cat"], config)[0].read_bytes())
+    assert found[1] == wanted[0].read_bytes()
+    assert found[0] == found[2] != found[1]
+    assert json.loads((tmp_path / "with" / "index.json").read_text())["weights"] == str(tmp_path / "text.safetensors")
+
+
+def test_weights_that_are_none(model, embedding, tmp_path):
+    for path, message in ((embedding, "holds no weights of tiny"), (tmp_path / "gone.safetensors", "no such file")):
+        config = GenerateConfig(prompt=["a cat"], weights=path, output_dir=tmp_path / "out")
+        with pytest.raises((ValueError, FileNotFoundError), match=f"--weights {path}:? {message}"):
+            write_pictures(model, ["a cat"], config)

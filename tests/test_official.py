@@ -1,10 +1,17 @@
 """The official ReNeg files: recognised, completed, converted; a pickle with code is refused and never run."""
 
 import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import PixArtAlphaPipeline, PixArtTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
+from tiny import tiny_pipeline
+from tiny_pixart import SQUARE, tiny_pixart
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from reneg.cli import main
 from reneg.negative import NegativeEmbedding, describe
@@ -59,6 +66,86 @@ def test_the_two_files_of_stable_diffusion_1_point_the_same_way(shared_data: Pat
         0.920612, abs=1e-6
     )
     assert (a - b).norm().item() == pytest.approx(99.25, abs=5e-3)
+
+
+def seeded(make: Callable[[], Any]) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().eval()
+
+
+def wide_stable_diffusion(width: int) -> StableDiffusionPipeline:
+    """A tiny denoiser that reads 77 tokens of a real model's width, and a text encoder that gives them."""
+    parts = tiny_pipeline().components
+    text = parts["text_encoder"].config.to_dict()
+    text |= {"hidden_size": width, "num_hidden_layers": 1, "max_position_embeddings": 77}
+    unet = dict(parts["unet"].config) | {"cross_attention_dim": width}
+    parts |= {
+        "text_encoder": seeded(lambda: CLIPTextModel(CLIPTextConfig(**text))),
+        "unet": seeded(lambda: UNet2DConditionModel.from_config(unet)),
+    }
+    parts["tokenizer"].model_max_length = 77
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def wide_pixart(width: int) -> PixArtAlphaPipeline:
+    """A tiny transformer that reads tokens of T5-XXL's width, and a T5 of one layer that gives them."""
+    parts = tiny_pixart().components
+    text = parts["text_encoder"].config.to_dict() | {"d_model": width, "num_layers": 1}
+    transformer = dict(parts["transformer"].config) | {"caption_channels": width}
+    parts |= {
+        "text_encoder": seeded(lambda: T5EncoderModel(T5Config(**text))),
+        "transformer": seeded(lambda: PixArtTransformer2DModel.from_config(transformer)),
+    }
+    return PixArtAlphaPipeline(**parts)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_files_run_in_pipelines_of_their_width(
+    shared_data: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+):
+    """Two prompts through the converted file: as with arguments by hand, as one by one, and not as without it."""
+    path, output = shared_data / "AMD-AIG-AIMA+ReNeg" / f"{name}_reneg_emb.bin", tmp_path / "x.safetensors"
+    assert main(["convert", str(path), str(output)]) == 0
+    negative, raw = NegativeEmbedding.load(output), torch.load(path, weights_only=True)
+    masked, width, prompts = name == "pixart-alpha", raw.shape[2], ["a cat", "a red dog"]
+    pipe: Any = wide_pixart(width) if masked else wide_stable_diffusion(width)
+    pipe.set_progress_bar_config(disable=True)
+    size = SQUARE if masked else {}
+
+    def run(prompts: list[str], seeds: Sequence[int], **negatives: Any) -> Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        given: dict[str, Any] = {"prompt": prompts}
+        if masked:  # PixArt takes no text beside a negative embedding
+            embeds, mask, _, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
+            given = {"prompt_embeds": embeds, "prompt_attention_mask": mask}
+        return pipe(
+            **given,
+            guidance_scale=7.5,
+            num_inference_steps=2,
+            generator=generators,
+            output_type="pt",
+            **size,
+            **negatives,
+        ).images
+
+    given = negative.for_pipeline(pipe, num_prompts=2)
+    assert "the encoder of" in caplog.text and "is unproven" in caplog.text
+    by_hand: dict[str, Tensor | None] = {"negative_prompt_embeds": raw.repeat(2, 1, 1)}
+    if masked:
+        mask = torch.tensor([[1] + [0] * 119]).repeat(2, 1)
+        by_hand |= {"negative_prompt_attention_mask": mask, "negative_prompt": None}
+    pictures = run(prompts, (0, 1), **given)
+    assert pictures.shape[0] == 2 and pictures.isfinite().all()
+    assert torch.equal(pictures, run(prompts, (0, 1), **by_hand))
+    single = negative.for_pipeline(pipe, num_prompts=1)
+    alone = torch.cat([run([prompt], [seed], **single) for seed, prompt in enumerate(prompts)])
+    torch.testing.assert_close(alone, pictures, rtol=0, atol=1e-4)
+    without: dict[str, Tensor | None] = {}
+    if masked:
+        embeds, mask, _, _ = pipe.encode_prompt(["", ""], do_classifier_free_guidance=False)
+        without = {"negative_prompt_embeds": embeds, "negative_prompt_attention_mask": mask, "negative_prompt": None}
+    assert (run(prompts, (0, 1), **without) - pictures).abs().amax((1, 2, 3)).min() > 1e-3
 
 
 def official(path: Path, content: object) -> Path:

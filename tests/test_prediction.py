@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from reneg.interfaces import PredictionType
-from reneg.prediction import predict_x0
+from reneg.prediction import predict_x0, prediction_target
 
 TIMESTEPS = [1, 34, 300, 700, 999]
 EXACT = {"rtol": 0, "atol": 1e-11}
@@ -80,3 +80,14 @@ def test_a_flow_is_the_schedulers_euler_step_to_sigma_zero():
     latents, output, sigma = draw(2).float(), draw(3).float(), scheduler.sigmas[9]
     reference = scheduler.step(output, scheduler.timesteps[9], latents).prev_sample
     torch.testing.assert_close(predict_x0(latents, output, 1 - sigma, sigma, "flow_prediction"), reference)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "flow_prediction"])
+def test_the_target_of_a_prediction_gives_back_x0(prediction_type: PredictionType):
+    x0, noise = draw(0), draw(1)
+    alpha, sigma = torch.tensor([0.6, 0.8], dtype=torch.float64)
+    if prediction_type == "flow_prediction":
+        alpha = 1 - sigma
+    target = prediction_target(x0, noise, alpha, sigma, prediction_type)
+    recovered = predict_x0(alpha * x0 + sigma * noise, target, alpha, sigma, prediction_type)
+    torch.testing.assert_close(recovered, x0, **EXACT)

@@ -10,7 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from reneg.report import Section, image_grid, labelled_rows, plot_lines, to_uint8, write_report
+from reneg.report import (
+    FONT_SIZE,
+    GAP,
+    MARGIN,
+    Section,
+    image_grid,
+    labelled_grid,
+    labelled_rows,
+    plot_lines,
+    to_uint8,
+    write_report,
+)
 
 NASTY = '<script>alert("x")</script> & \'quoted\' "text"'
 
@@ -114,3 +125,17 @@ def test_rows_have_their_names_at_their_left():
     assert pixels[0, left].tolist() == [0, 0, 0] and pixels[-1, left].tolist() == [255, 0, 0]
     names = pixels[:, :left]
     assert names[: len(names) // 2].min() < 128 and names[len(names) // 2 :].min() < 128  # dark letters in both halves
+
+
+def test_a_grid_with_names_wraps_at_its_width_and_cuts_long_names():
+    images = torch.rand(5, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    grid = labelled_grid(images, ["a", "b", "c", "d", "a name much longer than its picture"], 3 * 42, scale=4)
+    down = 40 + FONT_SIZE + 2 * MARGIN
+    assert grid.size == (3 * 42 - GAP, 2 * down)
+    for number in range(5):  # each picture stands where its place says, and nothing covers it
+        left, top = number % 3 * 42, number // 3 * down + FONT_SIZE + 2 * MARGIN
+        shown = np.asarray(grid.crop((left, top, left + 40, top + 40)))[::4, ::4]
+        assert np.array_equal(shown, to_uint8(images[number : number + 1])[0].numpy())
+    beside = np.asarray(grid.crop((84, down, 3 * 42 - GAP, 2 * down)))
+    assert (beside == 255).all()  # the long name does not run into the next place
+    assert labelled_grid(images, list("abcde"), 1, scale=4).size == (40, 5 * down)

@@ -25,9 +25,9 @@ from torch import Tensor
 from reneg import trainer
 from reneg.checkpoint import load_checkpoint
 from reneg.config import LearnConfig
-from reneg.learning import learn
+from reneg.learning import Learner, learn
 from reneg.negative import NegativeEmbedding
-from reneg.trainer import Learner, make_accelerator
+from reneg.trainer import make_accelerator
 
 
 class StoppedError(Exception):

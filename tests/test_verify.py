@@ -8,8 +8,8 @@ from PIL import Image
 from tiny import SIDE, tiny_model, tiny_pipeline
 
 from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, main
-from reneg.config import VerifyConfig
 from reneg.errors import VerificationError
+from reneg.file_config import VerifyConfig
 from reneg.models import load_model
 from reneg.negative import NegativeEmbedding
 from reneg.verify import verify

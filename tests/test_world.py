@@ -15,7 +15,7 @@ from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from reneg.algorithm import training_steps
 from reneg.config import preset
-from reneg.evaluation.contenders import load_real_pictures
+from reneg.evaluation.comparison import load_real_pictures
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.models import load_model
 from reneg.models.sd import StableDiffusion

@@ -11,8 +11,9 @@ import torch
 from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
-from . import card, export, generator, prompts, quality, rewards, siblings, tokenizer, vae
+from . import card, export, generator, prompts, quality, rewards, rewriter, siblings, tokenizer, vae
 from .data import WORK
+from .training import PACKAGE
 
 MINUTES = {"vae": 17.0, "generator": 102.5, "preference": 18.0, "monitor": 11.0, "judge": 28.0, "aesthetic": 5.0}
 """Training time of each part on two cores (the rewards: on one)."""
@@ -58,6 +59,14 @@ def export_world() -> None:
     export.export(train_generator().eval(), load_tokenizer(), load_vae(), models)
 
 
+def make_rewriter() -> None:
+    """It learns from the finished world's captions, and joins it."""
+    rewriter.save(*rewriter.train(), PACKAGE / "rewriter")
+    export.declare_float32(PACKAGE)
+    export.write_checksums(PACKAGE)
+    export.copy_logs()
+
+
 STAGES = {
     "tokenizer": lambda: tokenizer.train(WORK / "tokenizer"),
     "vae": load_vae,
@@ -67,6 +76,7 @@ STAGES = {
     **{name: (lambda name=name: train_reward(name)) for name in rewards.REWARDS},
     "prompts": prompts.write,
     "export": export_world,
+    "rewriter": make_rewriter,
     "siblings-latents": siblings.make_latents,
     **{name: (lambda name=name: siblings.train(name)) for name in siblings.SIBLINGS},
     "accuracy": lambda: quality.measure_rewards(torch.load(WORK / "failures-held-out.pt", weights_only=True)),

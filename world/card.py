@@ -14,8 +14,9 @@ TRAININGS = {
     "monitor": ("`monitor`", "48 pairs"),
     "judge": ("`judge`", "48 pairs"),
     "aesthetic": ("`aesthetic`", "48 pairs"),
+    "rewriter": ("`rewriter`", "16 prompts"),
 }
-"""Log -> what was trained, and on how many pictures a step."""
+"""Log -> what was trained, and on how many pictures, pairs or prompts a step."""
 TIMES = ("step", "of_steps", "seconds", "cpu_seconds")
 """What a log's line tells beside losses and accuracies."""
 MEASURES = {

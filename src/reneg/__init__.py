@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from reneg.learning import learn as learn
     from reneg.models import load_model as load_model
     from reneg.negative import NegativeEmbedding as NegativeEmbedding
+    from reneg.refinement.config import RefineConfig as RefineConfig
+    from reneg.refinement.run import refine as refine
     from reneg.rewards import load_reward as load_reward
 
 _HOME = {
@@ -29,12 +31,14 @@ _HOME = {
     "GenerateConfig": "reneg.config",
     "LearnConfig": "reneg.config",
     "NegativeEmbedding": "reneg.negative",
+    "RefineConfig": "reneg.refinement.config",
     "evaluate": "reneg.evaluation",
     "generate": "reneg.generation",
     "learn": "reneg.learning",
     "load_model": "reneg.models",
     "load_reward": "reneg.rewards",
     "preset": "reneg.config",
+    "refine": "reneg.refinement.run",
 }
 """Public name -> the module that defines it."""
 
@@ -43,12 +47,14 @@ __all__ = [
     "GenerateConfig",
     "LearnConfig",
     "NegativeEmbedding",
+    "RefineConfig",
     "evaluate",
     "generate",
     "learn",
     "load_model",
     "load_reward",
     "preset",
+    "refine",
 ]
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from reneg.guidance import guided_prediction
-from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy, Reward, StepOutput, Target
+from reneg.interfaces import Conditioner, Conditioning, DiffusionModel, GradientPolicy, Reward, StepOutput
 from reneg.objective import reward_loss
 from reneg.prediction import predict_x0
 from reneg.randomness import Streams
@@ -137,7 +137,7 @@ def reach(
 
 def training_steps(
     model: DiffusionModel,
-    target: Target,
+    target: Conditioner,
     reward: Reward,
     prompts: Sequence[str],
     streams: Streams,

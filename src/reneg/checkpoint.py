@@ -62,6 +62,8 @@ class Checkpoint:
     environment: Environment
     reward_scales: dict[str, float] = field(default_factory=dict)
     """Of the parts of a mixture of rewards; empty for a single reward."""
+    reward_history: dict[str, list[float]] = field(default_factory=dict)
+    """Prompt -> its last rewards; empty for methods that do not look back."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -131,6 +133,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             settings=state["settings"],
             environment=Environment(**state["environment"]),
             reward_scales=state.get("reward_scales", {}),  # checkpoints of before have none
+            reward_history=state.get("reward_history", {}),
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -208,6 +211,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "settings": checkpoint.settings,
         "environment": asdict(checkpoint.environment),
         "reward_scales": checkpoint.reward_scales,
+        "reward_history": checkpoint.reward_history,
         "sha256": _hash(folder / TENSORS),
     }
     (folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")

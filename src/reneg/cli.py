@@ -7,6 +7,7 @@ import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from reneg import __version__
+from reneg.analysis import EXPERIMENTS
+from reneg.analysis.config import experiment_preset
 from reneg.baselines import BASELINES
-from reneg.config import (
-    ConvertConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    InspectConfig,
-    LearnConfig,
-    MergeConfig,
-    PlanConfig,
-    PushConfig,
-    VerifyConfig,
-    preset,
-)
+from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, PlanConfig, preset
 from reneg.errors import VerificationError
+from reneg.file_config import ConvertConfig, InspectConfig, MergeConfig, PushConfig, VerifyConfig
+from reneg.refinement.config import RefineConfig
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -44,20 +38,29 @@ def _learn(config: LearnConfig) -> None:
 
 
 def _generate(config: GenerateConfig) -> None:
-    from reneg.negatives import generate_pictures
+    if config.refine:
+        from reneg.refinement.run import generate_refined
 
-    paths = generate_pictures(config)
+        paths = generate_refined(config, console=Console())
+    else:
+        from reneg.negatives import generate_pictures
+
+        paths = generate_pictures(config)
     print(f"{len(paths)} pictures in {config.output_dir}")
+
+
+def _refine(config: RefineConfig) -> None:
+    from reneg.refinement.run import run_refine
+
+    index = run_refine(config, console=Console())
+    print(f"Embeddings: {index}")
+    print(f"Report:     {config.output_dir / 'report.html'}")
 
 
 def _evaluate(config: EvaluateConfig) -> None:
     from reneg.evaluation import evaluate
-    from reneg.evaluation.tables import print_table
 
-    console = Console()
-    print_table(evaluate(config, console=console), console)
-    print(f"Results: {config.output_dir / 'results.json'}")
-    print(f"Report:  {config.output_dir / 'report.html'}")
+    evaluate(config, console=Console())
 
 
 def _convert(config: ConvertConfig) -> None:
@@ -121,8 +124,19 @@ def _baseline(name: str) -> Callable[[Any], None]:
 
     def run(config: Any) -> None:
         file = BASELINES[name].run(config)
-        print(f"Negatives: {file}")
-        print(f"Compare:   reneg evaluate --negatives null {name}={file}")
+        print(f"Result:  {file}")
+        print(f"Compare: reneg evaluate --negatives null {name}={file}")
+
+    return run
+
+
+def _reproduce(name: str) -> Callable[[Any], None]:
+    """What runs a row of EXPERIMENTS."""
+
+    def run(config: Any) -> None:
+        table = EXPERIMENTS[name].run(config)
+        print(table.read_text(encoding="utf-8"))
+        print(f"Written: {table}")
 
     return run
 
@@ -134,6 +148,8 @@ class Command:
     run: Callable[[Any], None]
     config: type
     help: str
+    preset: Callable[[str, Any], dict[str, Any]] = preset
+    """(model, target) -> settings that lie below what is given."""
 
 
 COMMANDS = {
@@ -141,20 +157,32 @@ COMMANDS = {
     "generate": Command(_generate, GenerateConfig, "make pictures with a negative embedding"),
     "evaluate": Command(_evaluate, EvaluateConfig, "compare negative embeddings on the same prompts and noises"),
     "inspect": Command(_inspect, InspectConfig, "what a file is, for which encoder, how it was learned"),
+    "refine": Command(_refine, RefineConfig, "refine a negative embedding for each prompt by itself"),
     "verify": Command(_verify, VerifyConfig, "render with and without a file; fail if nothing changed"),
     "convert": Command(_convert, ConvertConfig, "write an official .bin file as safetensors"),
     "merge": Command(_merge, MergeConfig, "several files into one, or one at another strength"),
     "push": Command(_push, PushConfig, "share a file on the hub, with a card"),
     "plan": Command(_plan, PlanConfig, "what learning will need of a GPU's memory, without any weights"),
-    **{f"baseline {name}": Command(_baseline(name), row.config, row.help) for name, row in BASELINES.items()},
+    **{
+        f"baseline {name}": Command(_baseline(name), row.config, row.help, row.preset)
+        for name, row in BASELINES.items()
+    },
+    **{
+        f"reproduce {name}": Command(_reproduce(name), row.config, row.help, partial(experiment_preset, name))
+        for name, row in EXPERIMENTS.items()
+    },
 }
 """A name of two words is a command of a group."""
-GROUPS = {"baseline": "methods that ReNeg is compared with"}
+GROUPS = {"baseline": "methods that ReNeg is compared with", "reproduce": "the paper's tables and figures"}
 """Group -> its line in `reneg --help`."""
 LISTS = {
     "prompt": "one or more prompts",
     "negatives": "what to compare; NAME=VALUE names one",
+    "scales": "guidance scales of some of them, each NAME=NUMBER",
     "rewards": "rewards to report",
+    "rows": "rows of the table; those that they need come along",
+    "models": "generators",
+    "learned": "embeddings that are there already, each GENERATOR=FILE",
 }
 """Settings that take several values on the command line, and their help."""
 
@@ -255,8 +283,8 @@ def _complete_switches(arguments: Sequence[str]) -> list[str]:
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
-    The model's and the target's preset, as far as the command has its settings, lies below what a YAML file and the
-    flags say.
+    The preset of the model and the target, or of the experiment, as far as the command has its settings, lies below
+    what a YAML file and the flags say.
 
     Raises:
         ArgumentError, ValueError: a flag or value that is not allowed.
@@ -271,7 +299,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if "model" in own:
-        best = preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
+        best = COMMANDS[name].preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
         subparsers[name].set_defaults({setting: value for setting, value in best.items() if setting in own})
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()
@@ -307,3 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("reneg: interrupted; the same command continues where it can", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
+
+
+if __name__ == "__main__":  # `accelerate launch -m reneg.cli`
+    sys.exit(main())

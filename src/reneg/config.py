@@ -4,7 +4,8 @@ Defaults are the paper's (arXiv 2412.19637). A model with a row in PRESETS, such
 applies its preset below any value that is given.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,13 +33,21 @@ LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "denoiser": 1e-5, "text_encode
 """Target -> the learning rate that takes the place of an embedding's, under which weights would be ruined."""
 
 
-def preset(model: str, target: TargetName = "negative_embedding") -> dict[str, Any]:
+def preset(model: str, target: TargetName = "negative_embedding", *, config: type | None = None) -> dict[str, Any]:
     """The settings that suit a model, and what is trained, better than the paper's; often none.
 
-    For `LearnConfig(model=model, target=target, **preset(model, target))`.
+    For `LearnConfig(model=model, target=target, **preset(model, target))`, or `Other(**preset(model, config=Other))`
+    with another command's settings, of which it gives those that the class has.
     """
-    settings = yaml.safe_load(PRESETS[model].read_text(encoding="utf-8")) if model in PRESETS else {}
+    settings = read_preset(PRESETS[model]) if model in PRESETS else {}
     settings |= {"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {}
+    own = settings.keys() if config is None else {setting.name for setting in fields(config)}
+    return {name: value for name, value in settings.items() if name in own}
+
+
+def read_preset(path: Path) -> dict[str, Any]:
+    """The settings of a packaged YAML file, with the types that they have in Python."""
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
@@ -46,6 +55,27 @@ def require(condition: bool, message: str) -> None:
     """Raise ValueError with a one-line message unless the condition holds."""
     if not condition:
         raise ValueError(message)
+
+
+def parse_scales(texts: list[str]) -> dict[str, float]:
+    """Texts NAME=NUMBER of `--scales` -> guidance scales by name.
+
+    Raises:
+        ValueError: one is no NAME=NUMBER above 1, or a name comes twice.
+    """
+    scales: dict[str, float] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            scale = float(number)
+        except ValueError:
+            scale = math.nan
+        require(
+            bool(name) and 1 < scale < 1000, f"--scales {text}: must be NAME=NUMBER, above 1, where guidance begins"
+        )
+        require(name not in scales, f"--scales: more than one for {name!r}")
+        scales[name] = scale
+    return scales
 
 
 @dataclass
@@ -87,9 +117,34 @@ class ModelConfig:
             require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: must be at least 1")
 
 
+def check_gradient_steps(
+    config: ModelConfig,
+    grad_step_range: tuple[int, int],
+    gradient_steps: int,
+    gradient_estimator: str,
+    trajectory_steps: int | None,
+) -> None:
+    """Refuse gradient steps that the sampler does not have; raises ValueError."""
+    low, high = grad_step_range
+    last = config.num_inference_steps - 1
+    require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
+    count = high - low + 1
+    limits = {"late_steps": count, "draft": config.num_inference_steps, "draft_lv": MOST_COPIES}
+    limit = limits[gradient_estimator]
+    what = {"late_steps": "the steps of --grad_step_range", "draft": "--num_inference_steps", "draft_lv": "copies"}
+    require(
+        1 <= gradient_steps <= limit,
+        f"--gradient_steps {gradient_steps}: must be 1 to {limit}, {what[gradient_estimator]}",
+    )
+    fast = trajectory_steps
+    require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
+    plain = fast is None or config.scheduler == "ddim"
+    require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
+
+
 @dataclass
-class LearnConfig(ModelConfig):
-    """Learn a negative embedding (§4.2), or train weights by the same loop."""
+class RunConfig(ModelConfig):
+    """What every run that trains something shares."""
 
     output_dir: Path = Path("runs/learn")
     """Run folder: config, metrics, checkpoints, samples, report and the result."""
@@ -111,8 +166,6 @@ class LearnConfig(ModelConfig):
     train_batch_size: int = 64
     """Samples of one micro-batch on one process. "batch size of 64" (§5.1) is this times
     gradient_accumulation_steps times the processes."""
-    gradient_accumulation_steps: int = 1
-    """Micro-batches of one optimiser step."""
     gradient_checkpointing: bool = False
     """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them: far less
     memory, one more evaluation a gradient, the same gradient to the last bit (docs/memory.md)."""
@@ -131,23 +184,6 @@ class LearnConfig(ModelConfig):
     """Not in the paper. Zero, because decay pulls the embedding to the origin, which no text encodes to."""
     max_grad_norm: float | None = None
     """Not in the paper: no clipping; AdamW already makes the step's size independent of the gradient's."""
-    grad_step_range: tuple[int, int] = (20, 29)
-    """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
-    that remain; with none remaining nothing is predicted, so the last ten of thirty."""
-    gradient_steps: int = 1
-    """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
-    paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
-    gradient_estimator: Literal["late_steps", "draft", "draft_lv"] = "late_steps"
-    """late_steps is the paper's, on one or several steps. draft goes back through the last gradient_steps steps to
-    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV)."""
-    trajectory_steps: int | None = None
-    """Reach the first step with a gradient in so many steps of DPM-Solver++(2M); null takes the sampler's own, as in
-    the paper. Fewer steps cost less and give slightly other latents (docs/how_to_choose.md)."""
-    noises_per_prompt: int = 1
-    """Consecutive samples that share a prompt, each with a noise of its own."""
-    antithetic: bool = False
-    """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
-    noises_per_prompt."""
     seed: int = 0
     """Fixes prompts' order, noises and step indices (design: they do not depend on batching, processes, restarts)."""
     checkpointing_steps: int = 100
@@ -165,34 +201,54 @@ class LearnConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_positive("train_batch_size", "gradient_accumulation_steps", "max_train_steps")
-        self._require_positive("checkpointing_steps", "checkpoints_total_limit")
-        self._require_positive("validation_steps", "num_validation_prompts", "lora_rank")
+        self._require_positive("train_batch_size", "max_train_steps", "checkpointing_steps")
+        self._require_positive("checkpoints_total_limit", "validation_steps", "num_validation_prompts", "lora_rank")
         require(self.learning_rate > 0, f"--learning_rate {self.learning_rate}: must be above 0")
         warm_up, steps = self.lr_warmup_steps, self.max_train_steps
         require(0 <= warm_up <= steps, f"--lr_warmup_steps {warm_up}: must be 0 to max_train_steps ({steps})")
-        low, high = self.grad_step_range
-        last = self.num_inference_steps - 1
-        require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
-        count = high - low + 1
-        limits = {"late_steps": count, "draft": self.num_inference_steps, "draft_lv": MOST_COPIES}
-        limit = limits[self.gradient_estimator]
-        what = {"late_steps": "the steps of --grad_step_range", "draft": "--num_inference_steps", "draft_lv": "copies"}
-        require(
-            1 <= self.gradient_steps <= limit,
-            f"--gradient_steps {self.gradient_steps}: must be 1 to {limit}, {what[self.gradient_estimator]}",
+        clip = self.max_grad_norm
+        require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
+
+
+@dataclass
+class LearnConfig(RunConfig):
+    """Learn a negative embedding (§4.2), or train weights by the same loop."""
+
+    gradient_accumulation_steps: int = 1
+    """Micro-batches of one optimiser step."""
+    offload: bool = False
+    """Let wait on the CPU what a phase does not need: the text encoders, the monitor's reward between its looks, and
+    at a look the model and the rewards in turn (docs/memory.md). Nothing changes but memory and time."""
+    grad_step_range: tuple[int, int] = (20, 29)
+    """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
+    that remain; with none remaining nothing is predicted, so the last ten of thirty."""
+    gradient_steps: int = 1
+    """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
+    paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
+    gradient_estimator: Literal["late_steps", "draft", "draft_lv"] = "late_steps"
+    """late_steps is the paper's, on one or several steps. draft goes back through the last gradient_steps steps to
+    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV)."""
+    trajectory_steps: int | None = None
+    """Reach the first step with a gradient in so many steps of DPM-Solver++(2M); null takes the sampler's own, as in
+    the paper. Fewer steps cost less and give slightly other latents (docs/how_to_choose.md)."""
+    noises_per_prompt: int = 1
+    """Consecutive samples that share a prompt, each with a noise of its own."""
+    antithetic: bool = False
+    """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
+    noises_per_prompt."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("gradient_accumulation_steps", "noises_per_prompt")
+        check_gradient_steps(
+            self, self.grad_step_range, self.gradient_steps, self.gradient_estimator, self.trajectory_steps
         )
-        self._require_positive("noises_per_prompt")
         paired = self.noises_per_prompt % 2 == 0
         require(
             paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
         )
-        fast = self.trajectory_steps
-        require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
-        plain = fast is None or self.scheduler == "ddim"
-        require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
-        clip = self.max_grad_norm
-        require(clip is None or clip > 0, f"--max_grad_norm {clip}: must be above 0, or null for no clipping")
+        fixed = not self.offload or self.target in ("negative_embedding", "embedding_and_scale")
+        require(fixed, f"--offload: goes with a model that stays as it is, and --target {self.target} trains it")
 
 
 @dataclass
@@ -208,6 +264,14 @@ class GenerateConfig(ModelConfig):
     prompt."""
     strength: float = 1.0
     """How far from the null text to the negative: 0 is the null text, 1 the negative, above 1 goes beyond it."""
+    weights: str | None = None
+    """Weights to draw with: the file of a LoRA, a whole denoiser or text encoder, a folder with a denoiser's file, or
+    hub:owner/name:FILE; null takes the model's."""
+    refine: bool = False
+    """Refine the negative for each prompt before drawing, as `reneg refine` does (Algorithm 1); the embeddings are
+    kept in the folder `refined` of output_dir."""
+    refine_config: Path | None = None
+    """A YAML file of reneg refine's settings, such as reward and monitor; what this command sets stays."""
     num_images_per_prompt: int = 1
     """Pictures of each prompt, from different noises."""
     seed: int = 0
@@ -221,6 +285,7 @@ class GenerateConfig(ModelConfig):
         super().__post_init__()
         self._require_positive("num_images_per_prompt", "batch_size")
         require(0 <= self.strength <= 10, f"--strength {self.strength}: must be 0 (the null text) to 10")
+        require(self.refine or self.refine_config is None, "--refine_config: goes with --refine")
         given = bool(self.prompt) + (self.prompts is not None)
         require(given == 1, "give either --prompt TEXT or --prompts FILE")
         require(all(p.strip() for p in self.prompt), "--prompt: got an empty text; write what to draw")
@@ -231,7 +296,10 @@ class EvaluateConfig(ModelConfig):
     """Compare negative embeddings on the same prompts and the same noises."""
 
     negatives: list[str] = field(default_factory=lambda: ["null", "handcrafted"])
-    """What to compare, as for generate's --negative; NAME=VALUE names one. Wins are counted against the first two."""
+    """What to compare, as for generate's --negative, a weights file, or a .jsonl of what each prompt has of its own;
+    " + " joins parts. NAME=VALUE names one. Wins are counted against the first two (docs/evaluation.md)."""
+    scales: list[str] = field(default_factory=list)
+    """Guidance scales of single contenders, as NAME=5.0; others take the one they learned, or --guidance_scale."""
     prompts: Path | None = None
     """A public set (hpsv2, parti, drawbench, vbench; some groups: hpsv2:anime,photo), or a .txt, .json, .jsonl, .tsv
     or .csv file; null takes the world's evaluation set, grouped by style."""
@@ -258,86 +326,7 @@ class EvaluateConfig(ModelConfig):
         self._require_positive("num_seeds", "batch_size")
         require(self.max_prompts is None or self.max_prompts >= 1, f"--max_prompts {self.max_prompts}: at least 1")
         require(len(self.negatives) >= 2, "--negatives: give at least two to compare, such as null FILE.safetensors")
-
-
-@dataclass
-class VerifyConfig(ModelConfig):
-    """Render one prompt with and without a negative embedding from one noise, and fail if nothing changed."""
-
-    file: Path = field(kw_only=True)
-    """A negative embedding (.safetensors)."""
-    prompt: str = "a red cat"
-    """What to draw."""
-    output_dir: Path = Path("runs/verify")
-    """Where null.png and negative.png go."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(bool(self.prompt.strip()), "--prompt: got an empty text; write what to draw")
-
-
-@dataclass
-class InspectConfig:
-    """Tell what a file is, for which encoder, and how it was learned."""
-
-    file: Path
-    """A negative embedding (.safetensors, or an official .bin)."""
-
-
-@dataclass
-class ConvertConfig:
-    """Write an official ReNeg file as safetensors, with its mask and a checksum."""
-
-    file: Path
-    """An official file (.bin)."""
-    output: Path
-    """The .safetensors file to write."""
-
-    def __post_init__(self) -> None:
-        self.output = Path(self.output)
-        require(self.output.suffix == ".safetensors", f"output {self.output}: must end in .safetensors")
-
-
-@dataclass
-class MergeConfig:
-    """Merge negative embeddings of one text encoder, or write one at another strength."""
-
-    files: list[Path]
-    """Two or more files; or one, with a weight."""
-    output: Path
-    """The .safetensors file to write."""
-    weights: list[float] = field(default_factory=list)
-    """One for each file; none takes the mean."""
-    method: Literal["lerp", "slerp"] = "lerp"
-    """lerp adds the changes from the null text, and weights may sum to anything; slerp turns from one direction to
-    the other, token by token, and keeps the length."""
-
-    def __post_init__(self) -> None:
-        self.output = Path(self.output)
-        require(self.output.suffix == ".safetensors", f"--output {self.output}: must end in .safetensors")
-        count = len(self.files)
-        require(count > 1 or bool(self.weights), "give two or more files to merge, or one and --weights 0.6")
-        require(all(abs(w) <= 100 for w in self.weights), f"--weights {self.weights}: must be numbers up to 100")
-        right = len(self.weights) in (0, count)
-        require(right, f"--weights: got {len(self.weights)} for {count} files; give one for each file")
-
-
-@dataclass
-class PushConfig:
-    """Write a negative embedding and a card that tells how it was made to a repository of the hub."""
-
-    file: Path
-    """A negative embedding (.safetensors, or an official .bin)."""
-    repository: str
-    """owner/name; made if there is none."""
-    license: str
-    """An identifier of the hub's, such as openrail or apache-2.0; the base model's and the reward's bind it."""
-    evaluation: Path | None = None
-    """A folder of `reneg evaluate` with this file among its negatives: its figures and pictures go into the card."""
-    private: bool = False
-    """Make the repository private."""
-    commit_message: str = "Upload a negative embedding"
-    """Of the commit on the hub."""
+        parse_scales(self.scales)
 
 
 @dataclass
@@ -345,7 +334,7 @@ class PlanConfig:
     """What `reneg learn` will need of a GPU's memory, from configurations alone: no weight is loaded."""
 
     model: str = "sd1.5"
-    """world, sd1.5, sdxl, sd3.5-medium, pixart-alpha, pixart-sigma, or a diffusers folder (its weights are not
+    """world, sd1.5, sdxl, sd3.5-medium, pixart-alpha, pixart-sigma, sana, or a diffusers folder (its weights are not
     read)."""
     reward: str = "hpsv2.1"
     """The reward that is maximised, by name, or a CLIPModel's folder."""
@@ -357,6 +346,8 @@ class PlanConfig:
     """Samples of one micro-batch on one GPU; gradient_accumulation_steps make up for a small one."""
     gradient_checkpointing: bool = False
     """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them."""
+    offload: bool = False
+    """Let wait on the CPU what a phase does not need."""
     resolution: int | None = None
     """Height and width of the pictures in pixels; null takes the model's own, at which learning runs."""
     gpu_memory: float | None = None

@@ -7,13 +7,13 @@ the next. docs/how_to_choose.md compares them at equal cost.
 from collections.abc import Iterator, Sequence
 
 from reneg.algorithm import denoise, one_step_x0, predict_guided_with_graph, reach, score, training_steps
-from reneg.interfaces import DiffusionModel, GradientPolicy, Reward, StepOutput, Target
+from reneg.interfaces import Conditioner, DiffusionModel, GradientPolicy, Reward, StepOutput
 from reneg.randomness import Streams
 
 
 def draft_steps(
     model: DiffusionModel,
-    target: Target,
+    target: Conditioner,
     reward: Reward,
     prompts: Sequence[str],
     streams: Streams,
@@ -51,7 +51,7 @@ def draft_steps(
 
 def draft_lv_steps(
     model: DiffusionModel,
-    target: Target,
+    target: Conditioner,
     reward: Reward,
     prompts: Sequence[str],
     streams: Streams,

@@ -1,5 +1,6 @@
 """Writing where it is safe: folders proven writable, files that appear whole or not at all."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -34,3 +35,27 @@ def write_atomically(path: Path, write) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+SETTINGS = "settings.json"
+
+
+def keep_settings(folder: Path, settings: dict, *, flag: str = "--output_dir") -> None:
+    """Write a folder's settings.json, or compare with what is there, so that no results of others are mixed in.
+
+    Raises:
+        ValueError: the folder was made with other settings.
+    """
+    settings, path = json.loads(json.dumps(settings, default=str)), folder / SETTINGS
+    if not path.is_file():
+        text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return
+    then = json.loads(path.read_text(encoding="utf-8"))
+    different = [name for name in settings.keys() | then.keys() if settings.get(name) != then.get(name)]
+    if different:
+        name = min(different)
+        raise ValueError(
+            f"{flag} {folder} was made with {name} {then.get(name)!r}, and not {settings.get(name)!r}; "
+            f"choose another {flag}"
+        )

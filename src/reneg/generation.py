@@ -10,6 +10,9 @@ from reneg.algorithm import denoise
 from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.randomness import draw_noise, make_generator
 
+DECODED_AT_ONCE = 4
+"""Latents: the decoder's activations are the largest of all, and more at once is hardly faster."""
+
 
 @torch.no_grad()
 def generate(
@@ -32,10 +35,33 @@ def generate(
     positive = model.encode_prompt(prompts)
     if len(negative.prompt_embeds) == 1:
         negative = negative.expand(len(prompts))
+    return sample(
+        model,
+        positive,
+        negative,
+        noise,
+        guidance_scale=guidance_scale,
+        num_inference_steps=num_inference_steps,
+        generators=generators or [],
+    )
+
+
+@torch.no_grad()
+def sample(
+    model: DiffusionModel,
+    positive: Conditioning,
+    negative: Conditioning,
+    noise: Float[Tensor, "b c h w"],
+    *,
+    guidance_scale: float,
+    num_inference_steps: int,
+    generators: list[torch.Generator],
+) -> Float[Tensor, "b 3 H W"]:
+    """`generate` for prompts that are encoded already, each with a negative of its own."""
     timesteps = model.set_timesteps(num_inference_steps)
     latents = model.initial_latents(noise.to(model.device, model.dtype))
-    latents = denoise(model, latents, timesteps, positive, negative, guidance_scale, generators or [])
-    return model.decode(latents).clamp(0, 1)
+    latents = denoise(model, latents, timesteps, positive, negative, guidance_scale, generators)
+    return torch.cat([model.decode(part).clamp(0, 1) for part in latents.split(DECODED_AT_ONCE)])
 
 
 def picture_generators(seed: int, first: int, count: int) -> list[torch.Generator]:

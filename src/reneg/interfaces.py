@@ -93,6 +93,8 @@ class GradientPolicy:
 
     positive: bool
     negative: bool
+    text: bool = False
+    """The text encoders are trained, so prompts are encoded at every step; otherwise once, before learning."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ class DiffusionModel(Protocol):
         ...
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Latents -> images, nominally in [0, 1] and not clamped, so that no gradient is cut off."""
+        """Latents -> images in float32 at least, nominally in [0, 1] and not clamped: no gradient is cut off."""
         ...
 
 
@@ -197,6 +199,8 @@ class PipelineModel(DiffusionModel, Protocol):
 
     pipe: Any
     """The pipeline."""
+    vae: Any
+    """Its VAE, a module."""
 
     @property
     def denoiser(self) -> Any:
@@ -205,7 +209,11 @@ class PipelineModel(DiffusionModel, Protocol):
 
     @property
     def encoders(self) -> list[Any]:
-        """The text encoders, modules."""
+        """The text encoders, modules; none once they were let go."""
+        ...
+
+    def encode_ahead(self, prompts: Sequence[str]) -> None:
+        """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others."""
         ...
 
 
@@ -217,6 +225,15 @@ class Reward(Protocol):
 
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """Images in [0, 1] and their prompts -> one score each; no item's score depends on its batch-mates."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
+class ModuleReward(Reward, Protocol):
+    """A reward whose weights are torch modules, which can wait on the CPU."""
+
+    def modules(self) -> list[Any]:
+        """All of them."""
         ...
 
 
@@ -239,10 +256,23 @@ class Artifact(Protocol):
 
 
 @runtime_checkable  # so that the tests can check types at run time
-class Target(Protocol):
-    """What is trained, and which branches of the denoiser therefore keep a graph."""
+class Conditioner(Protocol):
+    """What a gradient asks of a target: the conditioning of both branches, and which of them keep a graph."""
 
     policy: GradientPolicy
+
+    def guidance_scale(self, configured: float) -> float | Float[Tensor, ""]:
+        """The scale of Eq. 5, given the one of the settings; a tensor with a graph where it is learned."""
+        ...
+
+    def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
+        """The (positive, negative) conditioning of a batch of prompts, with the graphs that the policy names."""
+        ...
+
+
+@runtime_checkable  # so that the tests can check types at run time
+class Target(Conditioner, Protocol):
+    """What is trained by a learning run."""
 
     def parameters(self) -> list[torch.nn.Parameter]: ...
 
@@ -250,16 +280,8 @@ class Target(Protocol):
         """What tells the model that a state belongs to from others, for resumed runs; far apart for other models."""
         ...
 
-    def guidance_scale(self, configured: float) -> float | Float[Tensor, ""]:
-        """The scale of Eq. 5, given the one of the settings; a tensor with a graph where it is learned."""
-        ...
-
     def negative(self) -> Conditioning:
         """The negative conditioning of one prompt, in the present state."""
-        ...
-
-    def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        """The (positive, negative) conditioning of a batch of prompts, with the graphs that the policy names."""
         ...
 
     def artifact(self, metadata: dict[str, str]) -> Artifact:

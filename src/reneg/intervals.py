@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 
 
-def interval(estimate: Mapping[str, float | None], *, percent: bool = False, sign: bool = False) -> str:
+def interval(
+    estimate: Mapping[str, float | None], *, percent: bool = False, sign: bool = False, digits: int = 3
+) -> str:
     """A mean with its 95 % interval, as text.
 
     Args:
         estimate: `mean`, `low` and `high`, the last two None where a single prompt has no interval.
         percent: the numbers are shares.
         sign: positive numbers get one too.
+        digits: after the point; of shares there is one.
     """
-    scale, digits = (100, 1) if percent else (1, 3)
+    scale, digits = (100, 1) if percent else (1, digits)
     mean, low, high = (
         None if value is None else f"{scale * value:{'+' if sign else ''}.{digits}f}"
         for value in (estimate["mean"], estimate["low"], estimate["high"])

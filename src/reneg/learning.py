@@ -1,20 +1,38 @@
-"""A learning run from its settings: what it loads, and in which order, before the trainer takes over."""
+"""Learning from the reward's own gradient (§4.2): what a run loads, and what each of its steps does."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
-from reneg.config import LearnConfig
+from reneg.config import LearnConfig, RunConfig
+from reneg.effort import learning_effort
+from reneg.estimators import ESTIMATORS
+from reneg.interfaces import DiffusionModel, ModuleReward, PipelineModel, Reward
+from reneg.metrics import Row
 from reneg.models import load_configured
+from reneg.models.base import LatentModel
+from reneg.monitor import reward_statistics
 from reneg.negative import NegativeEmbedding
 from reneg.negatives import check_prompt_lengths
+from reneg.offload import EVERYTHING_STAYS, Offload
+from reneg.randomness import Streams
 from reneg.rewards import load_mixture, load_reward
+from reneg.rewards.mixture import Mixture
 from reneg.rewards.own import as_reward
-from reneg.run_folder import check_run_folder, learning_prompts
+from reneg.run_folder import check_run_folder, learning_prompts, sample_prompts
+from reneg.schedule import sample_numbers
 from reneg.targets.weights import Weights
-from reneg.trainer import Learner, make_accelerator
+from reneg.trainer import Trainer, make_accelerator
+
+logger = logging.getLogger(__name__)
+
+FP16_LOSS_SCALE = 1024.0
+"""With fp16 the loss is multiplied by this, and its gradient divided again: a mean reward's gradient in the latents is
+often below 6e-8, float16's smallest number. A power of two, so that it rounds nothing."""
 
 
 def learn(
@@ -40,11 +58,123 @@ def learn(
     prompts = learning_prompts(config)
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
-    model = load_configured(config, device=device)
+    model, monitor = load_model_and_monitor(config, prompts, device=device, offload=config.offload)
+    reward = load_mixture(config.reward, device="cpu" if config.offload else device) if reward is None else reward
+    offload = parts_to_offload(model, reward, monitor) if config.offload else EVERYTHING_STAYS
+    artifact = Learner(config, model, reward, monitor, prompts, accelerator, offload).run()
+    return cast(NegativeEmbedding | Weights, artifact)
+
+
+def load_model_and_monitor(
+    config: RunConfig, prompts: Sequence[str], *, device: str, offload: bool = False
+) -> tuple[LatentModel, Reward | None]:
+    """What every run loads beside its reward.
+
+    Args:
+        prompts: to learn from, which must fit the model's text encoder.
+        offload: everything waits on the CPU at first.
+
+    Raises:
+        ValueError: a setting is not usable, or a prompt too long; in one line.
+    """
+    model = load_configured(config, device=device, offload=offload)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
     check_prompt_lengths(prompts, model, source=config.prompts)
-    reward = load_mixture(config.reward, device=device) if reward is None else reward
-    monitor = None if config.monitor is None else load_reward(config.monitor, device=device)
-    artifact = Learner(config, model, reward, monitor, prompts, accelerator).run()
-    return cast(NegativeEmbedding | Weights, artifact)
+    home = "cpu" if offload else device
+    return model, None if config.monitor is None else load_reward(config.monitor, device=home)
+
+
+def parts_to_offload(model: DiffusionModel, reward: Reward, monitor: Reward | None) -> Offload:
+    """The parts of a run that can wait; a model or reward without modules has none."""
+    pipeline = model if isinstance(model, PipelineModel) else None
+
+    def modules(scorer: Reward | None) -> list[Any]:
+        return scorer.modules() if isinstance(scorer, ModuleReward) else []
+
+    parts = {
+        "text encoders": lambda: [] if pipeline is None else pipeline.encoders,
+        "model": lambda: [] if pipeline is None else [pipeline.denoiser, pipeline.vae],
+        "rewards": lambda: modules(reward),
+        "monitor": lambda: modules(monitor),
+    }
+    return Offload(parts, model.device)
+
+
+class Learner(Trainer):
+    """A run whose gradient is the reward's own (§4.2)."""
+
+    config: LearnConfig
+
+    def _step(self, learning_rate: float) -> Row:
+        facts = self._gradient()
+        return facts | {"grad_norm": self._descend(facts, learning_rate)}
+
+    def _gradient(self) -> Row:
+        """Leave the gradient of the global batch in the parameters; what metrics.jsonl tells of it."""
+        config = self.config
+        self.offload.only("model", "rewards")
+        rewards, step_index = [], 0
+        scale = FP16_LOSS_SCALE if self.model.dtype == torch.float16 else 1.0
+        for micro_batch in range(config.gradient_accumulation_steps):
+            numbers = self._numbers(self.state.step, micro_batch)
+            outputs = ESTIMATORS[config.gradient_estimator](
+                self.model,
+                self.target,
+                self.reward,
+                self._prompts_of(numbers),
+                Streams(config.seed, self.state.step, numbers, antithetic=config.antithetic),
+                guidance_scale=config.guidance_scale,
+                num_inference_steps=config.num_inference_steps,
+                grad_step_range=config.grad_step_range,
+                gradient_steps=config.gradient_steps,
+                trajectory_steps=config.trajectory_steps,
+            )
+            for output in outputs:
+                (scale * output.loss / config.gradient_accumulation_steps).backward()
+                rewards.append(output.rewards)
+                step_index = output.step_index
+        self._reduce_gradients(scale)
+        statistics = reward_statistics(cast(Tensor, self.accelerator.gather(torch.cat(rewards))))
+        return {**statistics, **self._part_means(), "step_index": step_index}
+
+    def _prepare(self) -> None:
+        """Encode what the rest of the run will need, and let go of the text encoders, unless they are trained."""
+        if self.target.policy.text or not isinstance(self.model, PipelineModel):
+            return
+        needed, every = dict.fromkeys(self.monitor.prompts), set(self.prompts)
+        for step in range(self.state.step, self.config.max_train_steps):
+            for micro_batch in range(self.config.gradient_accumulation_steps):
+                needed |= dict.fromkeys(self._prompts_of(self._numbers(step, micro_batch)))
+            if len(needed) == len(every):
+                break
+        self.model.encode_ahead(list(needed))
+        logger.info("%d prompts encoded; the text encoders are let go", len(needed))
+
+    def _numbers(self, step: int, micro_batch: int) -> list[int]:
+        """The samples of one micro-batch of this process."""
+        return sample_numbers(
+            step,
+            self.accelerator.process_index,
+            micro_batch,
+            train_batch_size=self.config.train_batch_size,
+            gradient_accumulation_steps=self.config.gradient_accumulation_steps,
+            num_processes=self.accelerator.num_processes,
+        )
+
+    def _prompts_of(self, numbers: list[int]) -> list[str]:
+        return sample_prompts(self.config.seed, self.prompts, numbers, self.config.noises_per_prompt)
+
+    def _effort(self) -> dict[str, int]:
+        return learning_effort(
+            self.config,
+            self.target.policy,
+            updates=self.state.step,
+            num_processes=self.accelerator.num_processes,
+            pictures_of_a_look=sum(map(len, self.monitor.batches)),
+        )
+
+    def _part_means(self) -> dict[str, float]:
+        """Means over the global batch of the parts of a mixture, in their own units; nothing for a single reward."""
+        parts = self.reward.take() if isinstance(self.reward, Mixture) else {}
+        return {key: float(cast(Tensor, self.accelerator.gather(scores)).mean()) for key, scores in parts.items()}

@@ -62,7 +62,7 @@ def write_learning_report(
             "From left to right:\n\n" + captions,
             images=[("The null text above, what was learned below", pair)],
         ),
-        Section("Training reward", _smoothing_note(updates), figure_svg=_reward_curve(updates)),
+        *_reward_sections(updates),
         *_look_sections(looks),
         *_update_sections(updates),
         Section("The file", table=_table(facts, "fact")),
@@ -87,12 +87,15 @@ def _parts(looks: Sequence[Row]) -> list[str]:
     return [name for name in looks[0] if name.startswith("reward/")] if looks else []
 
 
-def _smoothing_note(updates: Sequence[Row]) -> str:
-    window = min(SMOOTHING, len(updates))
-    return (
-        f"Mean reward of the one-step predictions at each step, and its running mean over {window} steps. "
-        "Each step has other prompts, noises and another step index, so single values scatter."
+def _reward_sections(updates: Sequence[Row]) -> list[Section]:
+    """Nothing for a method that learns from pairs."""
+    if not updates or "reward_mean" not in updates[0]:
+        return []
+    note = (
+        f"Mean reward of the pictures of each step, and its running mean over {min(SMOOTHING, len(updates))} steps. "
+        "Each step has other prompts and noises, so single values scatter."
     )
+    return [Section("Training reward", note, figure_svg=_reward_curve(updates))]
 
 
 def _reward_curve(updates: Sequence[Row]) -> str:
@@ -130,10 +133,14 @@ def _update_sections(updates: Sequence[Row]) -> list[Section]:
         "distance": ("Distance from the start", "relative to its norm"),
         "grad_norm": ("Gradient norm", "norm"),
         "learning_rate": ("Learning rate", "rate"),
+        "loss": ("Loss", "loss"),
+        "accuracy": ("Pairs told apart as they should be", "share"),
+        "clip_fraction": ("Importance ratios that were clipped", "share"),
     }
     return [
         Section(title, figure_svg=plot_lines({title: _points(updates, key)}, "step", label))
         for key, (title, label) in names.items()
+        if updates and key in updates[0]
     ]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import Conditioning, DiffusionModel, Reward
+from reneg.offload import EVERYTHING_STAYS, Offload
 from reneg.randomness import derive_seed
 from reneg.rewards.mixture import Mixture
 
@@ -80,8 +81,9 @@ class Monitor:
         seed: int,
         guidance_scale: float,
         num_inference_steps: int,
+        offload: Offload = EVERYTHING_STAYS,
     ):
-        self._model, self._reward, self._monitor = model, reward, monitor
+        self._model, self._reward, self._monitor, self._offload = model, reward, monitor, offload
         self._guidance_scale, self._num_inference_steps = guidance_scale, num_inference_steps
         self._seed = derive_seed(seed, "monitor", 0)
         count = min(num_prompts, len(prompts))
@@ -103,6 +105,7 @@ class Monitor:
         prompts = [self.prompts[number // NOISES] for number in batch]
         generators = picture_generators(self._seed, batch.start, len(batch))
         images = self._generate(negative, prompts, generators, guidance_scale)
+        self._offload.only("rewards", "monitor")
         if isinstance(self._reward, Mixture):
             rewards = self._reward.parts(images, prompts)
         else:
@@ -145,6 +148,7 @@ class Monitor:
         generators: list[torch.Generator],
         guidance_scale: float | None,
     ) -> Float[Tensor, "b 3 H W"]:
+        self._offload.only("model")
         noise = picture_noise(self._model, generators)
         return generate(
             self._model,

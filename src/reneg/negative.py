@@ -119,11 +119,14 @@ class NegativeEmbedding:
         null = encode_null(pipe, row)
         own = self.null_prompt_embeds
         if null is not None and (own is None or own.any()):  # SDXL's null text may be zeros, which tell nothing
-            # Encoders that pad give the same leading tokens at any length.
+            # Encoders that pad give the same tokens at any length: the leading ones, or the last where they pad left.
             shared = min(null.prompt_embeds.shape[1], self.negative_prompt_embeds.shape[1])
-            cut = self.negative_prompt_embeds[:, :shared], None if own is None else own[:, :shared]
-            leading = replace(self, negative_prompt_embeds=cut[0], null_prompt_embeds=cut[1])
-            leading.check_encoder(null.prompt_embeds[:, :shared], type(pipe).__name__)
+            part = slice(-shared, None) if row.pads_left else slice(shared)
+            cut = self.negative_prompt_embeds[:, part], None if own is None else own[:, part]
+            same_length = replace(
+                self, negative_prompt_embeds=cut[0], null_prompt_embeds=cut[1], negative_prompt_attention_mask=None
+            )
+            same_length.check_encoder(null.prompt_embeds[:, part], type(pipe).__name__)
         warn_without_guidance(pipe, row, guidance_scale)
         counts = {"num_prompts": num_prompts, "num_images_per_prompt": num_images_per_prompt}
         return pipeline_arguments(pipe, row, self.conditioning(), null, **counts)
@@ -214,10 +217,7 @@ class NegativeEmbedding:
         Raises:
             ValueError, OSError: as of `load` and `from_pretrained`.
         """
-        if not reference.startswith(HUB_PREFIX):
-            return cls.load(reference)
-        repo_id, _, filename = reference.removeprefix(HUB_PREFIX).partition(":")
-        return cls.from_pretrained(repo_id, filename=filename or HUB_FILE)
+        return cls.load(locate(reference))
 
     @classmethod
     def from_pretrained(
@@ -291,6 +291,19 @@ def _check_shapes(tensors: dict[str, Tensor], path: Path) -> None:
             f"{path} holds {_shown(got)}; {EMBEDS} and {NULL_EMBEDS} must be floating point of one shape "
             f"(1, tokens, width), {POOLED}, if there is one, (1, width), and {MASK} (1, tokens)"
         )
+
+
+def locate(reference: str) -> Path:
+    """The file that a `--negative` value names, downloaded if it is `hub:owner/name` or `hub:owner/name:FILE`.
+
+    Raises:
+        ValueError: no repository name.
+        OSError: it cannot be downloaded.
+    """
+    if not reference.startswith(HUB_PREFIX):
+        return Path(reference)
+    repo_id, _, filename = reference.removeprefix(HUB_PREFIX).partition(":")
+    return download(repo_id, filename=filename or HUB_FILE, revision=None)
 
 
 def is_file_reference(text: str) -> bool:

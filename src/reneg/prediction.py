@@ -1,4 +1,4 @@
-"""The one-step prediction of the clean latents, Eq. 6, for each parameterisation of the denoiser."""
+"""The one-step prediction of the clean latents, Eq. 6, for each parameterisation of the denoiser, and its inverse."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,3 +29,18 @@ def predict_x0(
     if prediction_type == "v_prediction":
         return alpha * latents - sigma * model_output
     return latents - sigma * model_output
+
+
+def prediction_target(
+    x0: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"],
+    alpha: Float[Tensor, ""],
+    sigma: Float[Tensor, ""],
+    prediction_type: PredictionType,
+) -> Float[Tensor, "b c h w"]:
+    """What a denoiser should predict for x_t = alpha * x_0 + sigma * noise; `predict_x0` gives x_0 back from it."""
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        return alpha * noise - sigma * x0
+    return noise - x0

@@ -37,7 +37,9 @@ def progress_bar(max_train_steps: int, *, enabled: bool) -> Iterator[Callable[[i
 
         def show(step: int, row: Row, best: Best | None) -> None:
             monitor = "" if best is None else f" · monitor {best.value:.3f} at {best.step}"
-            facts = f"reward {row['reward_mean']:.3f}{monitor} · {1 / max(float(row['seconds']), 1e-3):.2f} steps/s"
+            name = "reward" if "reward_mean" in row else "loss"
+            value = float(row["reward_mean" if "reward_mean" in row else "loss"])
+            facts = f"{name} {value:.3f}{monitor} · {1 / max(float(row['seconds']), 1e-3):.2f} steps/s"
             progress.update(task, completed=step, facts=facts)
 
         yield show

@@ -50,6 +50,13 @@ class Streams:
         turned = [number != source for number, source in zip(sample_numbers, sources, strict=True)]
         self._signs = torch.tensor([-1.0 if turn else 1.0 for turn in turned])
 
+    @classmethod
+    def own(cls, seed: int, optimizer_step: int, generators: list[torch.Generator]) -> "Streams":
+        """Samples that have generators of their own, in place of numbers."""
+        streams = cls(seed, optimizer_step, [])
+        streams.generators, streams._signs = generators, torch.ones(len(generators))
+        return streams
+
     def noise(self, model: DiffusionModel) -> Float[Tensor, "b c h w"]:
         """Standard normal noise in the shape of the model's latents, one sample from each generator."""
         noise = draw_noise(self.generators, model.latent_shape, model.dtype, model.device)

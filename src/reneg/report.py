@@ -104,6 +104,13 @@ def _cell(text: str) -> str:
     return f"<td{numeric}>{html.escape(text)}</td>"
 
 
+def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of column -> cell as a Markdown table; the columns are those of the rows in the order they appear."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
 def _figure(caption: str, image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
@@ -162,6 +169,26 @@ def image_grid(images: Float[Tensor, "b 3 H W"], columns: int, scale: int = 1) -
         row, column = divmod(number, columns)
         grid.paste(Image.fromarray(picture), (column * (width + GAP), row * (height + GAP)))
     return grid.resize((size[0] * scale, size[1] * scale), Image.Resampling.NEAREST)
+
+
+def labelled_grid(images: Float[Tensor, "b 3 H W"], names: Sequence[str], width: int, scale: int = 1) -> Image.Image:
+    """Pictures in [0, 1], each under its name, as many side by side as fit in so many pixels; one at least.
+
+    A name that is too long is cut; `scale` is as in `image_grid`.
+    """
+    pictures = [image_grid(image[None], 1, scale) for image in images]
+    across, down = pictures[0].width + GAP, pictures[0].height + FONT_SIZE + 2 * MARGIN
+    columns = min(max(1, (width + GAP) // across), len(pictures))
+    grid = Image.new("RGB", (columns * across - GAP, -(-len(pictures) // columns) * down), "white")
+    pen = ImageDraw.Draw(grid)
+    for number, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+        row, column = divmod(number, columns)
+        left, top, shown = column * across, row * down, name
+        while pen.textlength(shown, font_size=FONT_SIZE) > picture.width and len(shown) > 1:
+            shown = shown.removesuffix("…")[:-1] + "…"
+        pen.text((left, top + MARGIN), shown, fill="black", font_size=FONT_SIZE)
+        grid.paste(picture, (left, top + FONT_SIZE + 2 * MARGIN))
+    return grid
 
 
 def labelled_rows(rows: Mapping[str, Float[Tensor, "b 3 H W"]], scale: int = 1) -> Image.Image:

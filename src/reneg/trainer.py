@@ -2,6 +2,7 @@
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
@@ -15,15 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reneg.checkpoint import check_settings, checkpoint_name, find_checkpoint, load_checkpoint, save_checkpoint
-from reneg.config import LearnConfig
-from reneg.estimators import ESTIMATORS
+from reneg.config import RunConfig
 from reneg.interfaces import Artifact, DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
 from reneg.models import check_device
-from reneg.monitor import Monitor, relative_distance, reward_statistics
+from reneg.monitor import Monitor, relative_distance
+from reneg.offload import EVERYTHING_STAYS, Offload
 from reneg.progress import progress_bar
-from reneg.randomness import Streams
 from reneg.rewards.mixture import Mixture
 from reneg.run_folder import (
     METRICS,
@@ -37,10 +37,10 @@ from reneg.run_folder import (
     plain_settings,
     result_names,
     result_settings,
-    sample_prompts,
+    reward_metadata,
     write_config,
 )
-from reneg.schedule import learning_rate_factor, sample_numbers
+from reneg.schedule import learning_rate_factor
 from reneg.targets import make_target
 from reneg.training_state import TrainingState
 
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 REMEDY = "lower --learning_rate or set --max_grad_norm, and learn again in another --output_dir"
 
 
-def make_accelerator(config: LearnConfig) -> Accelerator:
+def make_accelerator(config: RunConfig) -> Accelerator:
     """One process or many, on the device that the configuration and accelerate's launcher give.
 
     Raises:
@@ -69,20 +69,24 @@ def make_accelerator(config: LearnConfig) -> Accelerator:
     return accelerator
 
 
-class Learner:
-    """One run: its state, and what each step does with it."""
+class Trainer(ABC):
+    """One run: its state, and what is common to the steps of every method."""
 
     def __init__(
         self,
-        config: LearnConfig,
+        config: RunConfig,
         model: DiffusionModel,
         reward: Reward,
         monitor: Reward | None,
         prompts: list[str],
         accelerator: Accelerator,
+        offload: Offload = EVERYTHING_STAYS,
     ):
         self.config, self.model, self.reward, self.prompts = config, model, reward, prompts
         self.accelerator, self.folder = accelerator, config.output_dir
+        self.offload = offload
+        self.offload.only("text encoders")
+        self._rewards = reward_metadata(reward, monitor)
         self.target = make_target(model, config)
         self.state = TrainingState(self.target, config)
         self._final, self._last = (self.folder / name for name in result_names(config.target))
@@ -95,6 +99,7 @@ class Learner:
             seed=config.seed,
             guidance_scale=config.guidance_scale,
             num_inference_steps=config.num_inference_steps,
+            offload=self.offload,
         )
         self.metrics = MetricsLog(self.folder / METRICS)
         self._settings = result_settings(config, prompts, accelerator.num_processes)
@@ -104,11 +109,12 @@ class Learner:
         """Learn from the start, or from the checkpoint that the configuration names, to the last step."""
         config = self.config
         resumed = self._start()
+        self._prepare()
         with progress_bar(config.max_train_steps, enabled=self.accelerator.is_main_process) as show:
             if not resumed:
-                self._look()
-            while (step := self.state.step) < config.max_train_steps:
-                row, step = self._update(), step + 1
+                self._begin()
+            while self.state.step < config.max_train_steps:
+                row, step = self._update(), self.state.step
                 last = step == config.max_train_steps
                 if last or step % config.validation_steps == 0:
                     self._look()
@@ -121,6 +127,13 @@ class Learner:
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
         return artifact
+
+    def _prepare(self) -> None:  # noqa: B027
+        """What a run does before its next step, whether it begins or goes on."""
+
+    def _begin(self) -> None:
+        """What a run does before its first step, and one that goes on does not."""
+        self._look()
 
     def _start(self) -> bool:
         """Prepare the folder and take up the checkpoint that was asked for; whether there was one."""
@@ -168,67 +181,45 @@ class Learner:
         return checkpoint.metrics_rows
 
     def _update(self) -> Row:
-        """One optimiser step over the global batch (§4.2)."""
-        config, start = self.config, time.perf_counter()
-        done = self.state.step
-        factor = learning_rate_factor(config.lr_scheduler, done, config.max_train_steps, config.lr_warmup_steps)
-        rewards, step_index = self._gradient()
-        norm = torch.nn.utils.get_total_norm(self.state.gradients(), foreach=False)
-        self._check_update(rewards, norm)
-        if config.max_grad_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.state.parameters, config.max_grad_norm, norm, foreach=False)
-        self.state.update(config.learning_rate * factor)
+        """One step of the run, and its row of metrics."""
+        start, learning_rate = time.perf_counter(), self._learning_rate()
+        facts = self._step(learning_rate)
+        self.state.step += 1
         row: Row = {
             "kind": "update",
             "step": self.state.step,
-            **reward_statistics(rewards),
-            **self._part_means(),
-            "step_index": step_index,
-            "grad_norm": float(norm),
+            **facts,
             "distance": relative_distance(self.state.parameters, self.state.initial),
-            "learning_rate": config.learning_rate * factor,
+            "learning_rate": learning_rate,
             "seconds": round(time.perf_counter() - start, 3),
         }
         self._record(row)
         return row
 
-    def _gradient(self) -> tuple[Float[Tensor, " b"], int]:
-        """Leave the gradient of the global batch in the parameters; its rewards, and the last step that carried it."""
-        config, accelerator = self.config, self.accelerator
-        rewards, step_index = [], 0
-        for micro_batch in range(config.gradient_accumulation_steps):
-            numbers = sample_numbers(
-                self.state.step,
-                accelerator.process_index,
-                micro_batch,
-                train_batch_size=config.train_batch_size,
-                gradient_accumulation_steps=config.gradient_accumulation_steps,
-                num_processes=accelerator.num_processes,
-            )
-            outputs = ESTIMATORS[config.gradient_estimator](
-                self.model,
-                self.target,
-                self.reward,
-                sample_prompts(config, self.prompts, numbers),
-                Streams(config.seed, self.state.step, numbers, antithetic=config.antithetic),
-                guidance_scale=config.guidance_scale,
-                num_inference_steps=config.num_inference_steps,
-                grad_step_range=config.grad_step_range,
-                gradient_steps=config.gradient_steps,
-                trajectory_steps=config.trajectory_steps,
-            )
-            for output in outputs:
-                (output.loss / config.gradient_accumulation_steps).backward()
-                rewards.append(output.rewards)
-                step_index = output.step_index
-        for gradient in self.state.gradients():
-            gradient.copy_(cast(Tensor, accelerator.reduce(gradient, "mean")))
-        return cast(Tensor, accelerator.gather(torch.cat(rewards))), step_index
+    @abstractmethod
+    def _step(self, learning_rate: float) -> Row:
+        """Change the parameters by one step over the global batch; what metrics.jsonl tells of it."""
 
-    def _part_means(self) -> dict[str, float]:
-        """Means over the global batch of the parts of a mixture, in their own units; nothing for a single reward."""
-        parts = self.reward.take() if isinstance(self.reward, Mixture) else {}
-        return {key: float(cast(Tensor, self.accelerator.gather(scores)).mean()) for key, scores in parts.items()}
+    def _learning_rate(self) -> float:
+        """Of the next step."""
+        config = self.config
+        done, last, warm_up = self.state.step, config.max_train_steps, config.lr_warmup_steps
+        return config.learning_rate * learning_rate_factor(config.lr_scheduler, done, last, warm_up)
+
+    def _reduce_gradients(self, loss_scale: float = 1.0) -> None:
+        """The mean over the processes, of a loss that was multiplied by a scale."""
+        for gradient in self.state.gradients():
+            gradient.copy_(cast(Tensor, self.accelerator.reduce(gradient / loss_scale, "mean")))
+
+    def _descend(self, facts: Row, learning_rate: float) -> float:
+        """One step of the optimiser along the gradient that is there; its norm before any clipping."""
+        norm = torch.nn.utils.get_total_norm(self.state.gradients(), foreach=False)
+        self._check_update(facts, norm)
+        if self.config.max_grad_norm is not None:
+            clip = self.config.max_grad_norm
+            torch.nn.utils.clip_grads_with_norm_(self.state.parameters, clip, norm, foreach=False)
+        self.state.update(learning_rate)
+        return float(norm)
 
     def _look(self) -> None:
         """Let the monitor look at the present state, and keep the state if it is the best so far."""
@@ -266,33 +257,42 @@ class Learner:
         with self.state.holding(parameters):
             return self.monitor.show(self.target.negative().detach(), guidance_scale=self._guidance_scale())
 
-    def _check_update(self, rewards: Float[Tensor, " b"], norm: Float[Tensor, ""]) -> None:
-        """Stop on NaN or infinity before it reaches the embedding; all processes see the same values, so all stop."""
-        broken = [name for name, value in (("reward", rewards), ("gradient", norm)) if not value.isfinite().all()]
-        if not broken:
-            return
-        kept, done = "nothing was learned yet", self.state.step
-        if done > 0:
-            kept = f"the state after step {done} is kept in {self._save()}"
-            self._export()
-        raise FloatingPointError(
-            f"step {done + 1}: the {' and the '.join(broken)} became NaN or infinite; {kept}; {REMEDY}"
-        )
+    def _check_update(self, facts: Row, norm: Float[Tensor, ""]) -> None:
+        """Stop on NaN or infinity before it reaches the parameters; all processes see the same values, so all stop."""
+        names = (("reward_mean", "reward"), ("loss", "loss"))
+        checked = {name: float(facts[key]) for key, name in names if key in facts} | {"gradient": float(norm)}
+        broken = [name for name, value in checked.items() if not isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"step {self.state.step + 1}: the {' and the '.join(broken)} became NaN or infinite; "
+                f"{self._keep_last()}; {REMEDY}"
+            )
+
+    def _keep_last(self) -> str:
+        """Keep the state of the last step where the next one failed; what was done, in words."""
+        if self.state.step == 0:
+            return "nothing was learned yet"
+        kept = f"the state after step {self.state.step} is kept in {self._save()}"
+        self._export()
+        return kept
 
     def _check_look(self, means: dict[str, float]) -> None:
         """Stop when the embedding breaks the pictures: the last good state is then the best that was looked at."""
         broken = [name for name, mean in means.items() if not isfinite(mean)]
         if not broken:
             return
-        kept = "nothing was learned yet"
-        if self.state.best is not None:
-            kept = f"the best state, of step {self.state.best.step}, is kept in {self._final}"
-            if self.accelerator.is_main_process:
-                self._artifact(*self.state.result).save(self._final)
         raise FloatingPointError(
             f"step {self.state.step}: the {' and the '.join(broken)} of the monitor's pictures became NaN or "
-            f"infinite; {kept}; {REMEDY}"
+            f"infinite; {self._keep_best()}; {REMEDY}"
         )
+
+    def _keep_best(self) -> str:
+        """Keep the best state that the monitor saw; what was done, in words."""
+        if self.state.best is None:
+            return "nothing was learned yet"
+        if self.accelerator.is_main_process:
+            self._artifact(*self.state.result).save(self._final)
+        return f"the best state, of step {self.state.best.step}, is kept in {self._final}"
 
     def _record(self, row: Row) -> None:
         if self.accelerator.is_main_process:
@@ -333,9 +333,21 @@ class Learner:
                 len(self.prompts),
                 step,
                 read_rows(self.metrics.path),
+                rewards=self._rewards,
                 guidance_scale=self._guidance_scale(),
+                effort=self._effort(),
             )
             return self.target.artifact(metadata)
+
+    def _effort(self) -> dict[str, int]:
+        """The denoiser's evaluations that the run spent so far: what its metrics tell, and the monitor's looks."""
+        rows = read_rows(self.metrics.path)
+        looked = sum(row["kind"] == "validation" for row in rows) * sum(map(len, self.monitor.batches))
+        forward = sum(int(row.get("forward_evaluations", 0)) for row in rows)
+        return {
+            "denoiser_evaluations": forward + 2 * looked * self.config.num_inference_steps,
+            "denoiser_backward_evaluations": sum(int(row.get("backward_evaluations", 0)) for row in rows),
+        }
 
     def _write_report(self, artifact: Artifact) -> None:
         step, parameters = self.state.result

@@ -7,31 +7,38 @@ import torch
 from torch import Tensor
 
 from reneg.checkpoint import Best, Checkpoint, Environment, Setting
-from reneg.config import LearnConfig
+from reneg.config import RunConfig
 from reneg.interfaces import Target
 from reneg.negative import FINGERPRINT_TOLERANCE
 from reneg.targets.weights import copy_values, holding
 
 
+def plain_adamw(
+    parameters: Sequence[torch.nn.Parameter],
+    learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.AdamW:
+    """AdamW without foreach or fused kernels: one plain kernel after the other gives the same sums everywhere."""
+    return torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=betas, weight_decay=weight_decay, foreach=False, fused=False
+    )
+
+
 class TrainingState:
     """The state of a target's parameters in a run; it changes in place."""
 
-    def __init__(self, target: Target, config: LearnConfig):
+    def __init__(self, target: Target, config: RunConfig):
         self.parameters = target.parameters()
         self.initial = [parameter.detach().clone() for parameter in self.parameters]
         self._fingerprint = target.fingerprint()
-        # Neither foreach nor fused: one plain kernel after the other gives the same sums everywhere.
-        self._optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.adam_weight_decay,
-            foreach=False,
-            fused=False,
-        )
+        betas = (config.adam_beta1, config.adam_beta2)
+        self._optimizer = plain_adamw(self.parameters, config.learning_rate, betas, config.adam_weight_decay)
         self.step = 0
-        """Updates done."""
+        """Steps of the run done: updates, or rounds of several."""
         self.best: Best | None = None
+        self.reward_history: dict[str, list[float]] = {}
+        """Prompt -> its last rewards, for methods that compare a reward with them."""
 
     @property
     def result(self) -> tuple[int, list[Tensor]]:
@@ -44,12 +51,11 @@ class TrainingState:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def update(self, learning_rate: float) -> None:
-        """One step of the optimiser along the gradients that are there, which are then cleared."""
+        """One step of the optimiser along the gradients that are there, which are then cleared; `step` stays."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self.step += 1
 
     def keep_if_best(self, value: float) -> None:
         """Keep the present state if a monitor's value is above that of all states before."""
@@ -84,6 +90,7 @@ class TrainingState:
             settings=settings,
             environment=environment,
             reward_scales=reward_scales,
+            reward_history=self.reward_history,
         )
 
     def restore(self, checkpoint: Checkpoint) -> bool:
@@ -95,4 +102,5 @@ class TrainingState:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
         self.step, self.best = checkpoint.step, checkpoint.best
+        self.reward_history = checkpoint.reward_history
         return True

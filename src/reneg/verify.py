@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from reneg.config import VerifyConfig
 from reneg.errors import VerificationError
+from reneg.file_config import VerifyConfig
 from reneg.files import make_output_dir, write_atomically
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.models import load_configured

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from reneg.baselines.captioners import BLIP, BlipCaptioner, NearestCaption, captioner_name, load_captioner
-from reneg.evaluation.contenders import load_real_pictures
+from reneg.evaluation.comparison import load_real_pictures
 from reneg.report import to_images
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnop"]

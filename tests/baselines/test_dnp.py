@@ -13,7 +13,7 @@ from tiny import tiny_pipeline
 import reneg.baselines.dnp as dnp
 from reneg.baselines.config import DnpConfig
 from reneg.baselines.dnp import find_negatives, run_dnp, sample_opposites
-from reneg.baselines.store import NegativePrompts
+from reneg.baselines.store import PromptRows
 from reneg.randomness import make_generator
 
 PROMPTS = ["a cat", "a red house", "two dogs", "the sea", "a cat"]
@@ -49,7 +49,7 @@ def test_every_prompt_gets_its_caption_whatever_the_batch_size_and_the_evaluatio
     files = []
     for batch_size in (1, 3, 8):
         settings, model = config(tmp_path / str(batch_size), batch_size=batch_size), GaussianModel()
-        store = NegativePrompts(settings, {})
+        store = PromptRows(settings, {})
         find_negatives(model, brightness_in_words, PROMPTS, settings, store)
         files.append(store.file.read_text())
         assert model.calls == sum(int(row["denoiser_evaluations"]) for row in store.rows.values()) == 4 * 2 * 6
@@ -65,18 +65,18 @@ def test_every_prompt_gets_its_caption_whatever_the_batch_size_and_the_evaluatio
 
 def test_an_interrupted_run_makes_only_what_is_missing(tmp_path: Path):
     whole, parts = config(tmp_path / "whole"), config(tmp_path / "parts")
-    find_negatives(GaussianModel(), brightness_in_words, PROMPTS, whole, NegativePrompts(whole, {}))
-    find_negatives(GaussianModel(), brightness_in_words, PROMPTS[:2], parts, NegativePrompts(parts, {}))
+    find_negatives(GaussianModel(), brightness_in_words, PROMPTS, whole, PromptRows(whole, {}))
+    find_negatives(GaussianModel(), brightness_in_words, PROMPTS[:2], parts, PromptRows(parts, {}))
     model = GaussianModel()
-    find_negatives(model, brightness_in_words, PROMPTS, parts, NegativePrompts(parts, {}))
+    find_negatives(model, brightness_in_words, PROMPTS, parts, PromptRows(parts, {}))
     assert model.calls == 2 * 2 * 6
     assert (tmp_path / "whole" / "negatives.jsonl").read_text() == (tmp_path / "parts" / "negatives.jsonl").read_text()
 
 
 def test_other_weights_are_other_settings(tmp_path: Path):
-    NegativePrompts(config(tmp_path), {"model": "one"})
+    PromptRows(config(tmp_path), {"model": "one"})
     with pytest.raises(ValueError, match="--output_dir .* was made with fingerprints"):
-        NegativePrompts(config(tmp_path), {"model": "two"})
+        PromptRows(config(tmp_path), {"model": "two"})
 
 
 def test_the_command_runs_on_a_folder_of_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

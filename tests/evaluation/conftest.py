@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from reneg.config import EvaluateConfig
-from reneg.evaluation.contenders import Comparison, load_contenders
+from reneg.evaluation.comparison import Comparison
+from reneg.evaluation.contenders import load_contenders
 from reneg.interfaces import Conditioning, PredictionType, Reward
 from reneg.randomness import make_generator
 
@@ -86,7 +87,8 @@ def make_comparison():
         rewards: list[Reward] = [CountingReward("bright", slice(0, 3)), CountingReward("world/judge", slice(0, 1))]
         groups = {"animals": ["a cat", "a big dog", "a hen"], "things": ["a lamp", "a <b>bold</b> chair"]}
         fingerprints = {"counting": "weights 1", "bright": "weights 2", "world/judge": "weights 3"}
-        return Comparison(model, rewards, load_contenders(config.negatives, model), groups, fingerprints, real)
+        prompts = [prompt for group in groups.values() for prompt in group]
+        return Comparison(model, rewards, load_contenders(config, model, prompts), groups, fingerprints, real)
 
     return make
 

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from scorers import open_clip_state
-from tiny import save_tiny_reward, tiny_pipeline, tiny_tokenizer
+from scorers import open_clip_state, save_hps
+from tiny import save_tiny_reward, tiny_pipeline
 
 from reneg.config import EvaluateConfig
 from reneg.evaluation.runner import evaluate, reward_fingerprint
@@ -15,12 +14,9 @@ from reneg.evaluation.store import fingerprint
 from reneg.rewards import load_reward
 
 
-def save_hps(folder: Path, file: str, *, scale: float = 1.0) -> Path:
-    folder.mkdir(exist_ok=True)
-    tiny_tokenizer().save_pretrained(folder)
-    state = {key: value * scale if key == "visual.proj" else value for key, value in open_clip_state().items()}
-    torch.save({"state_dict": state}, folder / file)
-    return folder / file
+def scaled_hps(folder: Path, file: str, scale: float) -> Path:
+    """Another scorer of the same layout."""
+    return save_hps(folder, file, {k: v * scale if k == "visual.proj" else v for k, v in open_clip_state().items()})
 
 
 @pytest.mark.parametrize(
@@ -43,7 +39,7 @@ def test_in_files_it_is_the_content(tmp_path: Path):
     assert reward_fingerprint(str(new), published=False) == fingerprint(new)
     assert reward_fingerprint(str(new.parent), published=False) == fingerprint(new)  # the folder that holds it
     before = reward_fingerprint(str(old), published=False)
-    save_hps(tmp_path / "b", "HPS_v2_compressed.pt", scale=2.0)
+    scaled_hps(tmp_path / "b", "HPS_v2_compressed.pt", 2.0)
     assert reward_fingerprint(str(old), published=False) != before
     folder = save_tiny_reward(tmp_path / "clip")
     before = reward_fingerprint(str(folder), published=False)

@@ -2,21 +2,32 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Float
 from PIL import Image
 from rich.console import Console
-from tiny import save_tiny_reward, tiny_pipeline
+from tiny import save_tiny_reward, tiny_model, tiny_pipeline
+from torch import Tensor
 
 from reneg.config import EvaluateConfig
 from reneg.evaluation import evaluate, print_table
-from reneg.evaluation.contenders import RealPictures
-from reneg.evaluation.runner import compare, picture_key
+from reneg.evaluation.comparison import Comparison, RealPictures
+from reneg.evaluation.contenders import load_contenders
+from reneg.evaluation.runner import compare
+from reneg.evaluation.store import Shards, content_key
+from reneg.evaluation.tables import mean_rows
+from reneg.evaluation.work import picture_key
 from reneg.generation import generate, picture_generators, picture_noise
+from reneg.interfaces import Conditioning
+from reneg.negative import NegativeEmbedding, tensor_hash
 from reneg.report import to_images, to_uint8
+from reneg.targets.text_encoder import TextEncoderTarget
 
 PICTURES = 3 * 5 * 2  # negatives, prompts, noises
 
@@ -34,7 +45,8 @@ def test_results_against_pictures_made_one_by_one(config, make_comparison):
         for p, prompt in enumerate(comparison.prompts):
             for s in range(2):
                 noise = picture_noise(comparison.model, picture_generators(config.seed, 2 * p + s, 1))
-                images = generate(comparison.model, [prompt], contender.conditioning, noise, num_inference_steps=3)
+                negative = contender.negative.of(comparison.model, [prompt])
+                images = generate(comparison.model, [prompt], negative, noise, num_inference_steps=3)
                 images = to_images(to_uint8(images).numpy())
                 scores[n, p, s] = comparison.rewards[0](images, [prompt]).item()
     names = [contender.name for contender in comparison.contenders]
@@ -119,7 +131,7 @@ def test_a_new_negative_costs_its_own_pictures_only(config, make_comparison):
 
 
 def test_everything_that_determines_pictures_is_in_their_key(config, make_comparison):
-    changes = {"num_seeds": 3, "seed": 1, "num_inference_steps": 4, "guidance_scale": 3.0, "scheduler": "ddpm"}
+    changes = {"num_seeds": 3, "seed": 1, "num_inference_steps": 4, "scheduler": "ddpm"}
     changes |= {"dtype": "fp16", "revision": "v2"}
     settings = [config, *(replace(config, **{name: value}) for name, value in changes.items())]
     comparison = make_comparison(config)
@@ -128,9 +140,55 @@ def test_everything_that_determines_pictures_is_in_their_key(config, make_compar
     keys.add(picture_key(replace(comparison, groups={"a": ["x"]}), comparison.contenders[0], config))
     other = replace(comparison, fingerprints={"counting": "weights 9"})
     keys.add(picture_key(other, comparison.contenders[0], config))
-    assert len(keys) == 11
+    for change in ({"guidance_scale": 3.0}, {"scales": ["null=4"]}):
+        scaled = replace(config, **change)
+        keys.add(picture_key(comparison, make_comparison(scaled).contenders[0], scaled))
+    assert len(keys) == 12
     same = replace(config, batch_size=1, output_dir=config.output_dir / "x", rewards=["bright"])
     assert picture_key(comparison, comparison.contenders[0], same) in keys
+
+
+def test_the_pictures_of_earlier_versions_are_found_again(config, make_comparison):
+    """What a negative alone determines its pictures by has not changed since evaluations took nothing else."""
+    comparison = make_comparison(config)
+    content = {
+        "format": 1,
+        "model": "weights 1",
+        "negative": tensor_hash(comparison.model.encode_negative_prompt(["very ugly"]).prompt_embeds),
+        "prompts": comparison.prompts,
+        "num_seeds": 2,
+        "seed": 1234,
+        "num_inference_steps": 3,
+        "guidance_scale": 7.5,
+        "scheduler": "ddim",
+        "revision": None,
+        "dtype": "fp32",
+        "device": "cpu",
+    }
+    assert picture_key(comparison, comparison.contenders[1], config) == content_key(content)
+
+
+def write_rows(path, prompts, **fields):
+    """A row for each prompt; the fields are functions of it."""
+    rows = [{"prompt": prompt, **{name: of(prompt) for name, of in fields.items()}} for prompt in prompts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_each_prompt_has_of_its_own_is_in_the_key_by_content(config, make_comparison, tmp_path):
+    prompts = make_comparison(config).prompts
+    files = [
+        write_rows(tmp_path / "a.jsonl", prompts, negative=lambda p: p + "!"),
+        write_rows(tmp_path / "b.jsonl", prompts, negative=lambda p: p + "?"),
+        write_rows(tmp_path / "c.jsonl", prompts, rewritten=lambda p: p + "!"),
+        write_rows(tmp_path / "d.jsonl", prompts, rewritten=lambda p: p + "!", negative=lambda p: p + "!"),
+        write_rows(tmp_path / "same.jsonl", prompts, negative=lambda p: p + "!", seconds=len),
+        write_rows(tmp_path / "unchanged.jsonl", prompts, rewritten=str),
+    ]
+    comparison = make_comparison(replace(config, negatives=["null", *map(str, files)]))
+    keys = {contender.name: picture_key(comparison, contender, config) for contender in comparison.contenders}
+    assert keys["same"] == keys["a"] and keys["unchanged"] == keys["null"]
+    assert len(set(keys.values())) == 5
 
 
 def test_the_batch_size_changes_nothing(config, make_comparison):
@@ -189,6 +247,79 @@ def test_the_command_from_folders_and_again(tmp_path):
             evaluate(replace(config, rewards=rewards))
 
 
+class Brightness:
+    """The mean pixel, which remembers what it was asked."""
+
+    name = "bright"
+
+    def __init__(self):
+        self.prompts: list[str] = []
+
+    def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
+        self.prompts.extend(prompts)
+        return images.mean((1, 2, 3))
+
+
+def test_every_kind_is_drawn_as_by_hand_and_scored_by_the_prompt(tmp_path):
+    """A text encoder, rewritten prompts, negatives and embeddings of their own, joined, on a real pipeline."""
+    prompts, model = ["a cat", "red hat"], tiny_model()
+    null = model.null_conditioning().prompt_embeds
+    for n, prompt in enumerate(prompts):
+        NegativeEmbedding(null + n, null).save(tmp_path / f"{prompt}.safetensors")
+    rewritten = write_rows(tmp_path / "better.jsonl", prompts, rewritten=lambda p: p + " now")
+    negative = write_rows(tmp_path / "worse.jsonl", prompts, negative=lambda p: p[0], denoiser_evaluations=len)
+    own = write_rows(tmp_path / "own.jsonl", prompts, embedding=lambda p: p + ".safetensors")
+    target = TextEncoderTarget(model)
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.mul_(1.2)
+    trained = model
+    target.artifact({"target": "text_encoder", "denoiser_evaluations": "70"}).save(tmp_path / "text.safetensors")
+    model = tiny_model()
+    config = EvaluateConfig(
+        model="tiny",
+        negatives=["null", f"all={tmp_path / 'text.safetensors'} + {rewritten} + {negative}", f"own={own}"],
+        scales=["own=3"],
+        rewards=["bright"],
+        num_inference_steps=2,
+        output_dir=tmp_path / "out",
+    )
+    contenders = load_contenders(config, model, prompts)
+    bright = Brightness()
+    fingerprints = {"tiny": "weights 1", "bright": "weights 2"}
+    comparison = Comparison(model, [bright], contenders, {"a": prompts}, fingerprints)
+    results = compare(comparison, config)
+    assert set(bright.prompts) == set(prompts)
+    noise = picture_noise(model, picture_generators(config.seed, 0, 4))
+    doubled = [prompt for prompt in prompts for _ in range(2)]
+    steps: dict[str, Any] = {"num_inference_steps": 2}
+    shifts = torch.tensor([0.0, 0, 1, 1])[:, None, None]
+    worse = trained.encode_negative_prompt([prompt[0] for prompt in doubled])
+    by_hand = {
+        "null": generate(tiny_model(), doubled, model.null_conditioning(), noise, **steps),
+        "all": generate(trained, [prompt + " now" for prompt in doubled], worse, noise, **steps),
+        "own": generate(tiny_model(), doubled, Conditioning(null + shifts), noise, guidance_scale=3.0, **steps),
+    }
+    for contender in contenders:
+        key = picture_key(comparison, contender, config)
+        pictures = Shards(config.output_dir / "pictures" / key, 4).read(range(4)).astype(int)
+        assert abs(pictures - to_uint8(by_hand[contender.name]).numpy().astype(int)).max() <= 1, contender.name
+    costs = {negative["name"]: negative["cost"] for negative in results["negatives"]}
+    files = ("text.safetensors", "better.jsonl", "worse.jsonl")
+    assert costs["all"] == {
+        "bytes": sum((tmp_path / name).stat().st_size for name in files),
+        "denoiser_evaluations_per_picture": 4,
+        "per_prompt": {"denoiser_evaluations": 6.0},
+        "learning": {"denoiser_evaluations": 70},
+    }
+    assert results["negatives"][1]["sha256"] is None  # `reneg push` must not take it for a plain negative
+    terminal = io.StringIO()
+    print_table(results, Console(file=terminal, width=200))
+    page = (config.output_dir / "report.html").read_text()
+    for text in ("text_encoder + rewritten prompts + a negative prompt for each prompt", "70 evaluations"):
+        assert text in terminal.getvalue() and text in page
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -218,3 +349,11 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     prompts.write_text("a cat\n")
     with pytest.raises(OSError, match="--output_dir .* cannot be written"):
         evaluate(EvaluateConfig(prompts=prompts, output_dir=tmp_path / "file" / "out"))
+
+
+def test_many_contenders_have_a_row_each_in_the_table_of_means(config, make_comparison):
+    config = replace(config, negatives=["null", *(f"n{number}={'x' * number}" for number in range(1, 9))])
+    results = compare(make_comparison(config), config)
+    rows = mean_rows(results, results["overall"])
+    assert [row["negative"] for row in rows] == [negative["name"] for negative in results["negatives"]]
+    assert set(rows[0]) == {"negative", "bright", "world/judge (judge)", "saturation", "clipped", "diversity"}

@@ -3,11 +3,13 @@
 import inspect
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import diffusers
 import torch
@@ -63,9 +65,15 @@ class Case:
     """Whether two pictures of a prompt can be asked for."""
     runs_without_guidance: bool = True
     """Whether the class leaves a negative embedding alone while its guidance is off; a few mix it in, and fail."""
+    attributes: Pool = field(default_factory=dict)
+    """Lengths that the class keeps as attributes, made shorter."""
+    area: int = 0
+    """Pixels to which a class that resizes every picture does so here, instead of about a megapixel."""
 
     def pipeline(self) -> Any:
-        return build(self.name, deepcopy({**family_components(self.family.components), **self.components}))
+        pipe = build(self.name, deepcopy({**family_components(self.family.components), **self.components}))
+        vars(pipe).update(self.attributes)
+        return pipe
 
     def call(self, pipe: Any, prompts: range, negative: Pool) -> Tensor:
         """The output for some of the three prompts."""
@@ -80,6 +88,8 @@ class Case:
             if name == "latents":
                 return take(value, range(2))
             first = take(value, range(1))
+            if isinstance(value, Layers):
+                return first if more else torch.cat([first, first], dim=1)
             if more or not isinstance(value, (Tensor, PerPrompt)):
                 return first
             return first * 2 if isinstance(first, list) else torch.cat([first, first])
@@ -93,17 +103,34 @@ class Case:
         for name in ("prompt", "image"):  # some classes name these without a default, and take None
             if name in named and named[name].default is inspect.Parameter.empty:
                 chosen.setdefault(name, None)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), self._smaller(pipe):
             torch.manual_seed(0)  # some classes encode pictures without their generator
             return first_tensor(pipe(**{**chosen, "return_dict": False, **negative}))
+
+    def _smaller(self, pipe: Any) -> Any:
+        """The class's own rule for the sides of a picture, for a smaller area."""
+        if not self.area:
+            return nullcontext()
+        module = import_module(type(pipe).__module__)
+        rule = module.calculate_dimensions
+        return patch.object(module, "calculate_dimensions", lambda area, ratio: rule(self.area, ratio))
 
 
 class PerPrompt(list):
     """A call argument with one item for each prompt, tensor slices included."""
 
 
+class Layers:
+    """A call argument whose layers come first and whose prompts come second."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+
 def take(value: Any, prompts: range) -> Any:
     """What belongs to some prompts: a tensor's rows, a PerPrompt's items, anything else whole."""
+    if isinstance(value, Layers):
+        return value.tensor[:, prompts.start : prompts.stop].clone()
     if isinstance(value, PerPrompt):
         return [value[i] for i in prompts]
     if isinstance(value, Tensor) and value.ndim > 0 and len(value) == 3:
@@ -176,7 +203,7 @@ def file(family: Family, seed: int, null: Tensor | None = None) -> NegativeEmbed
     """A file that fits a family; its last token is masked where the family masks.
 
     Args:
-        null: the encoding of "", where a text encoder is loaded.
+        null: the encoding of "", where a text encoder is loaded, here cut off or filled up to the file's length.
     """
     embeds = 5 * noise(seed, 1, family.tokens, family.width)  # far enough from zero to be seen among padded tokens
     mask = None
@@ -186,6 +213,7 @@ def file(family: Family, seed: int, null: Tensor | None = None) -> NegativeEmbed
     pooled = None if family.pooled is None else noise(seed + 50, 1, family.pooled)
     if null is None:
         null = noise(0, 1, family.tokens, family.width)
+    null = torch.nn.functional.pad(null, (0, 0, 0, family.tokens - null.shape[1]))
     return NegativeEmbedding(embeds, null, {}, pooled, mask)
 
 

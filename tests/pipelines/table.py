@@ -27,8 +27,9 @@ and without text encoders, except where the class asks them for more. "Proven" s
 "By signature only" means that the arguments were read in the class's source, and that it did not run here.
 
 "Off at" is the scale at which the class's own guidance is off, so that no negative embedding has any effect;
-`for_pipeline` warns there. What a class needs and a file does not hold (a pooled vector, tokens of a second text
-encoder) is taken from the pipeline's own encoding of "".
+`for_pipeline` warns there. It is "–" where a second scale, that of the sound, keeps the negative branch. What a class
+needs and a file does not hold (a pooled vector, tokens of a second text encoder) is taken from the pipeline's own
+encoding of "". Classes that resize every picture to about a megapixel resize it to 32x32 in the tests.
 
 | class | arguments | guided by | off at | proven | effect | one call or three | two pictures |
 |---|---|---|---|---|---|---|---|
@@ -55,9 +56,10 @@ def line(name: str, row: PipelineRow, measured: dict[str, Any] | None) -> str:
     arguments += ["max_sequence_length, for longer files"] if row.length == "padded" else []
     shown = "<br>".join(argument for argument in arguments if argument)
     if row.as_list:
-        shown += " (a list)"
+        shown += " (a list of lists)" if row.parts else " (a list)"
     guided = row.scale or "the guider's guidance_scale"
-    start = f"| {name} | {shown} | {guided} | {row.off:g} |"
+    off = "–" if row.off is None else f"{row.off:g}"
+    start = f"| {name} | {shown} | {guided} | {off} |"
     if measured is None:
         slow = {case.name for case in CASES if case.slow}
         reason = UNTESTED.get(name) or ("its test is slow and was left out" if name in slow else "not run")

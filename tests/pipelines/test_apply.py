@@ -3,15 +3,18 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
-from pipelines.cases import CASES
+from pipelines.cases import CASES, UNTESTED
 from pipelines.harness import file, noise, null_text
+from pipelines.table import line as line_of
 from tiny import MAX_TOKENS, WIDTH, tiny_pipeline
 
 from reneg.negative import NegativeEmbedding
@@ -180,3 +183,29 @@ def test_longer_files_lengthen_the_prompts():
     kwargs = longer.for_pipeline(pipe)
     assert kwargs["max_sequence_length"] == 130 == kwargs["negative_prompt_embeds"].shape[1]
     assert kwargs["negative_prompt_attention_mask"].sum() == 130  # a file without a mask was read whole
+
+
+def test_files_are_filled_up_where_the_tokenizer_pads():
+    pipe, negative = case_pipeline("LTX2Pipeline")
+    kwargs = negative.for_pipeline(pipe)
+    tokens = negative.negative_prompt_embeds.shape[1]
+    assert torch.equal(kwargs["negative_prompt_embeds"][:, -tokens:], negative.negative_prompt_embeds)
+    assert not kwargs["negative_prompt_embeds"][:, :-tokens].any()
+
+
+def test_the_scale_of_the_sound_keeps_the_negative_branch():
+    pipe, negative = case_pipeline("LTX2Pipeline")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        negative.for_pipeline(pipe, guidance_scale=1.0)
+
+
+def test_the_page_lists_every_class_as_it_is_now():
+    page = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if re.match(r"\| \w+Pipeline\w* \|", line)]
+    now = [line_of(name, row, None).split("|")[1:5] for name, row in sorted(PIPELINES.items())]
+    refused = [["", f" {name} ", f" {reason} ", ""] for name, reason in sorted(REFUSED.items())]
+    assert [line.split("|")[1:5] for line in lines[: len(PIPELINES)]] == now
+    assert [line.split("|") for line in lines[len(PIPELINES) :]] == refused
+    unproven = {line.split("|")[1].strip() for line in lines if "by signature only" in line}
+    assert unproven == UNTESTED.keys()

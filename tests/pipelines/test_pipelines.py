@@ -21,6 +21,7 @@ pytestmark = [  # of the libraries, about themselves
     pytest.mark.filterwarnings("ignore:Default grid_sample"),
 ]
 SCALE = 3.0
+IMAGE_COUNTS = ("num_images_per_prompt", "num_videos_per_prompt", "num_waveforms_per_prompt")
 FLOAT_NOISE = 1e-7
 """Below this, relative to the largest value, a difference is rounding, whatever the class."""
 NOISE = 2e-5
@@ -62,7 +63,7 @@ def test_class(case: Case, record: Callable[..., None]):
 def without_guidance(case: Case, pipe: Any, *files: NegativeEmbedding) -> bool:
     """Whether files still differ at the scale where the table says that guidance is off, for one prompt."""
     row = PIPELINES[case.name]
-    if row.scale is None or not case.runs_without_guidance:  # a guider's scale is no argument
+    if row.scale is None or row.off is None or not case.runs_without_guidance:  # a guider's scale is no argument
         return False
     outputs = []
     for negative in files:
@@ -87,7 +88,7 @@ def row_is_kept(case: Case, pipe: Any, negative: NegativeEmbedding) -> bool:
     if row.embeds not in named:  # each branch is encoded by itself
         pool, given = {name.removeprefix("negative_"): value for name, value in given.items()}, {}
     chosen: dict[str, Any] = {name: None for name in named}
-    chosen |= {"num_images_per_prompt": 2, "num_videos_per_prompt": 2, "device": torch.device("cpu")}
+    chosen |= {"device": torch.device("cpu")} | dict.fromkeys(IMAGE_COUNTS, 2)
     chosen |= {name: take(value, range(1)) for name, value in pool.items() if "embeds" in name or "mask" in name}
     chosen |= given | {"do_classifier_free_guidance": True}
     returned = method(
@@ -104,7 +105,7 @@ def two_images(case: Case, pipe: Any, negative: NegativeEmbedding) -> float | No
     cannot be asked without their text encoders.
     """
     named = inspect.signature(type(pipe).__call__).parameters
-    images = next((name for name in ("num_images_per_prompt", "num_videos_per_prompt") if name in named), None)
+    images = next((name for name in IMAGE_COUNTS if name in named), None)
     if images is None or case.one_prompt or case.family.per_image or not case.several_images:
         return None
     one = case.call_twice(

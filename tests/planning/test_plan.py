@@ -10,12 +10,14 @@ import torch
 from rich.console import Console
 from tiny import save_tiny_reward, tiny_model, tiny_pipeline
 from tiny_pixart import tiny_pixart
+from tiny_sana import tiny_sana
+from tiny_sd3 import tiny_sd3
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reneg.cli import main
 from reneg.config import PlanConfig
 from reneg.planning import Plan, plan
-from reneg.planning.plan import DTYPES, GIB, GRADIENT, LOOK, RESERVE
+from reneg.planning.plan import DTYPES, ENCODING, GIB, GRADIENT, JUDGING, LOOK, RESERVE
 from reneg.planning.skeletons import MODELS, TOWERS, build, build_pipeline, read_model, read_reward
 from reneg.planning.tables import verdict
 from reneg.planning.tracker import MemoryTracker
@@ -39,6 +41,7 @@ KNOWN = {
     },
     "pixart-alpha": {"transformer": 610_856_096 + SIZE_EMBEDDERS, "vae": 83_653_863, "text_encoder": 4_762_310_656},
     "pixart-sigma": {"transformer": 610_856_096, "vae": 83_653_863, "text_encoder": 4_762_310_656},
+    "sana": {"transformer": 1_604_462_752, "vae": 312_250_275, "text_encoder": 2_614_341_888},
 }
 
 
@@ -119,7 +122,7 @@ def test_a_folders_own_configurations_are_read(plain: Plan):
     assert counts["denoiser"] == sum(p.numel() for p in model.denoiser.parameters())
     assert counts["VAE"] == sum(p.numel() for p in model.vae.parameters())
     assert counts["text_encoder"] == sum(p.numel() for p in model.text_encoder.parameters())
-    assert found.resolution == 16 and found.fits is None and found.largest_batch is None
+    assert found.resolution == 16 and found.fits is None
 
 
 def test_settings_change_what_they_should(tiny: Path, plain: Plan):
@@ -141,6 +144,30 @@ def test_a_folder_of_pixart(tmp_path: Path):
     assert found.resolution == 16 and phases(found)[GRADIENT].kept > 0
 
 
+def test_text_encoders_are_gone_after_their_phase_and_offloading_keeps_what_works_together(tiny: Path):
+    found = tiny_plan(tiny, train_batch_size=1, monitor=str(tiny / "reward"))
+    size = {part.name: part.size for part in found.components}
+    lean = replace(found, config=replace(found.config, offload=True))
+    plain, moved = ({p.name: each.resident(p) for p in each.phases} for each in (found, lean))
+    everything, encoders = sum(size.values()), size["text_encoder"]
+    assert plain.pop(ENCODING) == everything
+    assert set(plain.values()) == {everything - encoders}
+    assert moved[ENCODING] == encoders
+    assert moved[GRADIENT] == size["denoiser"] + size["VAE"] + size["reward"]
+    assert moved[LOOK] == size["denoiser"] + size["VAE"] and moved[JUDGING] == size["reward"] + size["monitor"]
+    assert lean.peak < found.peak
+
+
+@pytest.mark.parametrize("build", [tiny_sd3, tiny_sana], ids=["sd3", "sana"])
+def test_folders_of_flows_in_bfloat16(tmp_path: Path, build: Any):
+    """All parts meet in one precision, as they must in learning."""
+    build().save_pretrained(tmp_path / "model")
+    save_tiny_reward(tmp_path / "reward")
+    settings = {"dtype": "bf16", "gradient_checkpointing": True, "train_batch_size": 1}
+    found = plan(PlanConfig(model=str(tmp_path / "model"), reward=str(tmp_path / "reward"), **settings))
+    assert phases(found)[GRADIENT].kept > 0 and phases(found)[ENCODING].peak > 0
+
+
 @pytest.mark.parametrize(("dtype", "vae"), [("bf16", torch.bfloat16), ("fp16", torch.float32)])
 def test_precisions_are_those_of_learning(tiny: Path, dtype: str, vae: torch.dtype):
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -150,17 +177,16 @@ def test_precisions_are_those_of_learning(tiny: Path, dtype: str, vae: torch.dty
 
 def test_the_largest_batch_is_the_one_that_fits(tiny: Path):
     memory = 1.6
-    largest = tiny_plan(tiny, train_batch_size=1, gpu_memory=memory).largest_batch
-    assert largest is not None
+    largest = tiny_plan(tiny, train_batch_size=1).largest_batch(memory)
     peak = tiny_plan(tiny, train_batch_size=largest).peak
     assert 0.98 * (memory * GIB - RESERVE) < peak <= memory * GIB - RESERVE
 
 
 def test_the_verdict_says_what_would_help(plain: Plan):
-    small = replace(plain, config=replace(plain.config, gpu_memory=1.5), largest_batch=0)
+    small = replace(plain, config=replace(plain.config, gpu_memory=1.5))
     assert verdict(small) == [
         "Does not fit 1.5 GiB",
-        "Not even --train_batch_size 1 does; try --dtype bf16 and --gradient_checkpointing true",
+        "Not even --train_batch_size 1 does; try --dtype bf16 and --gradient_checkpointing and --offload",
     ]
     assert verdict(plain) == []
 

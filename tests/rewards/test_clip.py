@@ -1,4 +1,4 @@
-"""CLIP-type rewards: the contract of every reward, and equality with transformers' own CLIPModel."""
+"""CLIP-type rewards: equality with transformers' own CLIPModel."""
 
 import warnings
 from pathlib import Path
@@ -22,41 +22,6 @@ def reward() -> ClipReward:
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
     return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-
-@pytest.mark.parametrize("count", [1, 3])
-def test_one_score_an_image(reward: ClipReward, images: torch.Tensor, count: int):
-    assert reward(images[:count], PROMPTS[:count]).shape == (count,)
-
-
-def test_scores_follow_their_items_and_not_their_batch_mates(reward: ClipReward, images: torch.Tensor):
-    scores = reward(images, PROMPTS)
-    assert float(scores.std()) > 1e-3  # the scores differ
-    order = [2, 0, 1]
-    permuted = reward(images[order], [PROMPTS[i] for i in order])
-    torch.testing.assert_close(permuted, scores[order], rtol=0, atol=1e-10)
-    for i in range(3):
-        alone = reward(images[i : i + 1], PROMPTS[i : i + 1])
-        torch.testing.assert_close(alone, scores[i : i + 1], rtol=0, atol=1e-10)
-
-
-def test_image_and_prompt_both_matter(reward: ClipReward, images: torch.Tensor):
-    score = reward(images[:1], ["a cat"])
-    assert abs(float(reward(images[1:2], ["a cat"]) - score)) > 1e-4
-    assert abs(float(reward(images[:1], ["a dog"]) - score)) > 1e-4
-
-
-def test_every_pixel_has_a_finite_gradient(reward: ClipReward, images: torch.Tensor):
-    pixels = images.clone().requires_grad_()
-    reward(pixels, PROMPTS).sum().backward()
-    assert pixels.grad is not None
-    assert pixels.grad.isfinite().all()
-    assert (pixels.grad.abs().amax((1, 2, 3)) > 0).all()
-
-
-def test_weights_are_frozen_and_in_evaluation_mode(reward: ClipReward):
-    assert not any(parameter.requires_grad for parameter in reward.model.parameters())
-    assert not any(module.training for module in reward.model.modules())
 
 
 def test_equal_to_transformers_logits_per_image(reward: ClipReward, images: torch.Tensor):

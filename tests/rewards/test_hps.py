@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from scorers import hps_reward, open_clip_state, photographs, pictures
+from scorers import hps_reward, open_clip_state, photographs, pictures, save_hps
 from tiny import tiny_tokenizer
 from torch import Tensor
 from transformers import CLIPModel, CLIPTextConfig, CLIPVisionConfig
@@ -18,7 +18,7 @@ from reneg.rewards import load_reward
 from reneg.rewards.hps import convert_open_clip, open_clip_config
 from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 
-NAME = "HPSv2.1, HPSv2.0"
+NAME = "hpsv2.1, hpsv2.0"
 PROMPTS = ["a cat", "a red house", ""]
 
 
@@ -128,13 +128,6 @@ def test_every_key_and_shape_of_the_full_size(prove):
     assert {key: value.shape for key, value in converted.items()} == {key: v.shape for key, v in expected.items()}
     assert sum(value.numel() for value in converted.values()) == 986_109_441
     prove(NAME, "keys and shapes at full size: 686 -> 910, 986,109,441 numbers", "transformers' CLIPModel", "equal")
-
-
-def save_hps(folder: Path, file: str, state: dict[str, Tensor], **more: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    tiny_tokenizer().save_pretrained(folder)
-    torch.save({"state_dict": state} | more, folder / file)
-    return folder / file
 
 
 @pytest.mark.parametrize(

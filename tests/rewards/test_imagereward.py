@@ -1,6 +1,5 @@
 """ImageReward: the converted original computes what the original computes, and nothing else loads."""
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-from scorers import TINY_MED_CONFIG, image_reward, image_reward_shapes, image_reward_state, pictures
+from scorers import image_reward, image_reward_shapes, image_reward_state, pictures, save_image_reward
 from tiny import tiny_bert_tokenizer
 from torch import Tensor
 
@@ -17,7 +15,7 @@ from reneg.rewards import REWARDS, find_reward, load_reward
 from reneg.rewards.aesthetic import make_head
 from reneg.rewards.imagereward import ImageReward, ImageRewardModel, convert_image_reward, image_reward_configs
 
-NAME = "ImageReward"
+NAME, FILE = "imagereward", "ImageReward.pt"
 PROMPTS = ["a cat", "a red house", ""]
 MED_CONFIG = {  # of the original file
     "vocab_size": 30524,
@@ -142,17 +140,9 @@ def test_every_key_and_shape_of_the_full_size(prove):
     )
 
 
-def save(folder: Path, state: dict[str, Any], *, file: str = "ImageReward.pt", **med_config: Any) -> Path:
-    folder.mkdir(exist_ok=True)
-    tiny_bert_tokenizer(blip=False).save_pretrained(folder)
-    (folder / "med_config.json").write_text(json.dumps(TINY_MED_CONFIG | med_config))
-    torch.save(state, folder / file) if file.endswith(".pt") else save_file(state, folder / file)
-    return folder / file
-
-
 @pytest.mark.parametrize("file", ["ImageReward.pt", "ImageReward.safetensors"])
 def test_files_and_folders_load(tmp_path: Path, file: str):
-    path = save(tmp_path, image_reward_state(), file=file)
+    path = save_image_reward(tmp_path, file)
     for given in (path, tmp_path):
         reward = load_reward(str(given))
         assert reward.name == "imagereward" == find_reward(str(given))[0]
@@ -198,7 +188,7 @@ BAD_WEIGHTS = {
 
 @pytest.mark.parametrize("message", BAD_WEIGHTS)
 def test_other_weights_are_refused_in_one_line(tmp_path: Path, message: str):
-    path = save(tmp_path, BAD_WEIGHTS[message])
+    path = save_image_reward(tmp_path, FILE, BAD_WEIGHTS[message])
     with pytest.raises(ValueError, match=message) as error:
         load_reward(str(path))
     assert "\n" not in str(error.value) and "imagereward" in str(error.value)
@@ -216,19 +206,19 @@ BAD_CONFIGS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("message", BAD_CONFIGS)
 def test_a_configuration_that_contradicts_the_weights_is_refused(tmp_path: Path, message: str):
-    path = save(tmp_path, image_reward_state(), **BAD_CONFIGS[message])
+    path = save_image_reward(tmp_path, FILE, **BAD_CONFIGS[message])
     with pytest.raises(ValueError, match=message) as error:
         load_reward(str(path))
     assert "\n" not in str(error.value) and "imagereward" in str(error.value)
 
 
 def test_what_belongs_beside_the_weights(tmp_path: Path):
-    path = save(tmp_path, image_reward_state())
+    path = save_image_reward(tmp_path, FILE)
     for content in ("{", "[1]", None):
         (tmp_path / "med_config.json").write_text(content) if content else (tmp_path / "med_config.json").unlink()
         with pytest.raises(ValueError, match="med_config.json is not readable .* it belongs beside the weights"):
             load_reward(str(path))
-    save(tmp_path, image_reward_state())
+    save_image_reward(tmp_path, FILE)
     tokenizer = tiny_bert_tokenizer()
     tokenizer.add_tokens(["another"])
     tokenizer.save_pretrained(tmp_path)

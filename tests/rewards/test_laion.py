@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scorers import pictures
+from scorers import linear_state, mlp_state, pictures
 from tiny import tiny_clip, tiny_vision
 
 from reneg.rewards import find_reward, load_reward
@@ -13,12 +13,12 @@ from reneg.rewards.aesthetic import convert_head, make_head
 from reneg.rewards.loading import Settings, fill, read_tensors
 
 KNOWN = {  # facts: scores of the shipped vectors, ratings 0 to 9
-    "LAION aesthetic (SAC MLP)": (
+    "aesthetic": (
         "christophschuhmann+improved-aesthetic-predictor/sac+logos+ava1-l14-linearMSE.pth",
         "vit_l_14_embeddings",
         [1.65548, 2.35927, 3.06982, 3.67245, 4.23801, 4.70102, 5.07305, 5.36536, 5.57666, 5.74676],
     ),
-    "LAION aesthetic (V1 linear)": (
+    "aesthetic-v1": (
         "LAION-AI+aesthetic-predictor/sa_0_4_vit_l_14_linear.pth",
         "vit_l_14_embeddings",
         [-2.45791, -0.13786, 1.89511, 3.58493, 5.09973, 6.47010, 7.78699, 9.04800, 10.22641, 11.30443],
@@ -52,33 +52,24 @@ def test_the_real_linear_head_of_the_smaller_clip_gives_its_known_scores(shared_
     assert scores.tolist() == pytest.approx([-1.46995, 11.00558], abs=1e-4)
 
 
-def test_the_real_mlp_is_the_known_affine_map(shared_data: Path):
-    head = real_head(shared_data, KNOWN["LAION aesthetic (SAC MLP)"][0]).double()
+def test_the_real_heads_are_the_known_affine_maps(shared_data: Path):
+    head = real_head(shared_data, KNOWN["aesthetic"][0]).double()
     with torch.no_grad():
         bias = head(torch.zeros(1, 768, dtype=torch.float64))
         weight = head(torch.eye(768, dtype=torch.float64)).squeeze(-1) - bias.squeeze()
     assert float(bias) == pytest.approx(5.236646, abs=1e-5)
     assert float(weight.norm()) == pytest.approx(17.995625, abs=1e-4)
     assert weight[:3].tolist() == pytest.approx([-0.691593, -0.556994, -0.321169], abs=1e-5)
+    (linear,) = real_head(shared_data, KNOWN["aesthetic-v1"][0])
+    assert isinstance(linear, torch.nn.Linear)
+    assert float(linear.weight.detach().norm()) == pytest.approx(28.444397, abs=1e-5)
+    assert linear.bias.detach().item() == pytest.approx(3.529372, abs=1e-6)
 
 
 def test_the_real_mlp_with_activations_is_refused(shared_data: Path):
     file = shared_data / "christophschuhmann+improved-aesthetic-predictor" / "ava+logos-l14-reluMSE.pth"
     with pytest.raises(ValueError, match="without activations; unknown or missing: layers.11.bias"):
         convert_head(read_tensors(file, "relu"))
-
-
-def mlp_state(*widths: int) -> dict[str, torch.Tensor]:
-    generator, state = torch.Generator().manual_seed(0), {}
-    for layer, (width, out) in zip((0, 2, 4, 6, 7), zip(widths, [*widths[1:], 1], strict=True), strict=True):
-        state[f"layers.{layer}.weight"] = torch.randn(out, width, generator=generator)
-        state[f"layers.{layer}.bias"] = torch.randn(out, generator=generator)
-    return state
-
-
-def linear_state(width: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {"weight": torch.randn(1, width, generator=generator), "bias": torch.randn(1, generator=generator)}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from fakes import PROMPTS, Brightness, Tone
-from scorers import SCORERS, pictures
+from scorers import cosine_reward, pictures
 from short_runs import assert_same_run, fake_learner, quick, save_tiny_world, timeless
 from tiny import tiny_clip_reward
 from torch import Tensor
@@ -43,7 +43,7 @@ def fakes() -> Mixture:
 
 
 def test_is_the_hand_made_sum(prove):
-    clip, cosine = tiny_clip_reward(torch.float64), SCORERS["CLIPScore (cosine)"].build(False)
+    clip, cosine = tiny_clip_reward(torch.float64), cosine_reward()
     images, prompts = pictures(6), PROMPTS[:6]
     mixture = Mixture([clip, cosine], [1.0, -0.3])
     with pytest.raises(ValueError, match="has no scales yet"):
@@ -191,7 +191,7 @@ def test_learns_from_files(tmp_path: Path):
     rewards = [f"{names['reward']}=1.0", f"{names['monitor']}=0.05"]
     config = quick(tmp_path / "run", max_train_steps=2, **(names | {"reward": rewards, "monitor": None}))
     negative = learn(config)
-    assert negative.metadata["reward"] == ", ".join(rewards)
+    assert negative.metadata["reward"] == f"{names['reward']}=1 + {names['monitor']}=0.05"
     assert f"reward/{names['reward']}_before" in negative.metadata
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["reward"] == rewards

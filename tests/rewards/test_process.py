@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -159,6 +160,33 @@ def test_one_that_reads_nothing_is_given_up_too(tmp_path: Path):
     reward._timeout = 0.3
     with pytest.raises(ValueError, match=r"gave no answer in 0\.3 seconds"):
         reward(pictures(1), ["a" * 300_000])  # more than a pipe holds
+
+
+@pytest.mark.parametrize(
+    ("then", "message"),
+    [("time.sleep(60)", r"gave no answer in 0\.5 seconds"), ("sys.exit(6)", "the scorer ended with code 6")],
+)
+def test_what_it_started_apart_cannot_hold_the_answer_up(tmp_path: Path, then: str, message: str):
+    """A process in a session of its own outlives the scorer, and keeps its standard output open."""
+    other = "import subprocess\nother = subprocess.Popen(['sleep', '60'], start_new_session=True)\n"
+    reward = start(tmp_path, other + "open('pid', 'w').write(str(other.pid))\n" + LOOP + then)
+    reward._timeout = 0.5 if "seconds" in message else 60
+    begin = time.monotonic()
+    try:
+        with pytest.raises(ValueError, match=message):
+            reward(pictures(1), [""])
+        assert time.monotonic() - begin < 40
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_lines_that_come_together_are_told_apart(tmp_path: Path):
+    """What follows the greeting is the first answer, and what follows that is no second one."""
+    both = 'os.write(1, b\'{"id": 1, "scores": [1]}\\nloading\\n\')'
+    reward = start(tmp_path, LOOP + both)
+    assert reward(pictures(1), [""]).tolist() == [1.0]
+    with pytest.raises(ValueError, match="wrote loading, which is no answer"):
+        reward(pictures(1), [""])
 
 
 def test_one_that_ended_between_calls_is_told(tmp_path: Path):

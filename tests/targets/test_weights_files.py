@@ -1,22 +1,27 @@
 """Files of weights: recognised, checked, applied for a while, and read by diffusers and transformers themselves."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, GaussianModel
+from hub_server import running_hub
 from safetensors.torch import load_file, save_file
 from short_runs import quick
 from tiny import tiny_model, tiny_pipeline
 from torch import Tensor
 
 from reneg.generation import generate, picture_generators, picture_noise
+from reneg.learning import Learner
 from reneg.models.sd import StableDiffusion
 from reneg.negative import NegativeEmbedding
 from reneg.run_folder import result_names
 from reneg.targets.weights_files import open_weights
-from reneg.trainer import Learner, make_accelerator
+from reneg.trainer import make_accelerator
 
 KINDS = ["lora", "denoiser", "text_encoder"]
 RATES = {"lora": 0.05, "denoiser": 2e-3, "text_encoder": 2e-2}
@@ -95,6 +100,96 @@ def test_a_published_denoiser_in_half_precision_is_one_too(tmp_path: Path):
     assert file is not None and file.kind == "denoiser"
     with file.applied(model):
         assert model.dtype == torch.float32 and float((picture(model) - before).abs().max()) > 1e-3
+
+
+def moved_denoiser(folder: Path, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Save a whole pipeline whose denoiser was trained on, and give the picture it draws."""
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        pipe.unet.conv_out.bias.add_(0.5)
+    pipe.unet.to(dtype).save_pretrained(folder / "unet")
+    pipe.unet.float()
+    return picture(StableDiffusion(pipe, name="tiny"))
+
+
+@pytest.mark.parametrize("inner", ["", "unet"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_folder_of_a_pipeline_or_of_its_denoiser_is_its_denoisers_weights(
+    inner: str, dtype: torch.dtype, tmp_path: Path
+):
+    """As Diffusion-DPO is published (a unet folder), in full and in half precision."""
+    wanted, model = moved_denoiser(tmp_path, dtype), tiny_model()
+    file = open_weights(tmp_path / inner, model)
+    assert file is not None and file.path == tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    with file.applied(model):
+        assert torch.allclose(picture(model), wanted, atol=1e-5 if dtype == torch.float32 else 2e-3)
+
+
+def test_a_torch_file_is_read_as_tensors_and_its_code_is_not_run(tmp_path: Path):
+    """As DDPO is published: unet/diffusion_pytorch_model.bin."""
+    wanted, model = moved_denoiser(tmp_path), tiny_model()
+    safe = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(safe), tmp_path / "unet" / "diffusion_pytorch_model.bin")
+    safe.unlink()
+    file = open_weights(tmp_path, model)
+    assert file is not None and (file.kind, file.path.suffix) == ("denoiser", ".bin")
+    with file.applied(model):
+        assert torch.allclose(picture(model), wanted, atol=1e-5)
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"conv_in.weight": Evil()}, tmp_path / "evil.bin")
+    torch.save(torch.ones(1, 77, 768), tmp_path / "official.bin")
+    assert open_weights(tmp_path / "evil.bin", model) is None and not (tmp_path / "ran").exists()
+    assert open_weights(tmp_path / "official.bin", model) is None  # a negative embedding's
+
+
+@pytest.mark.parametrize("prefix", ["", "module.text_model."])
+def test_a_text_encoders_own_file_is_one_too(prefix: str, tmp_path: Path):
+    """As transformers saves one, and as TextCraftor is published: from a wrapped module, with numbers of places."""
+    pipe = tiny_pipeline()
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight.mul_(1.5)
+    pipe.text_encoder.save_pretrained(tmp_path)
+    path, wanted = tmp_path / "model.safetensors", picture(StableDiffusion(pipe, name="tiny"))
+    if prefix:
+        state = {prefix + name.removeprefix("text_model."): tensor for name, tensor in load_file(path).items()}
+        path = tmp_path / "tc_text_e_0_iter_10000.pth"
+        torch.save(state | {"module.text_model.embeddings.position_ids": torch.arange(16)[None]}, path)
+    model = tiny_model()
+    before, file = picture(model), open_weights(path, model)
+    assert file is not None and file.kind == "text_encoder"
+    with file.applied(model):
+        assert torch.allclose(picture(model), wanted, atol=1e-5)
+    assert torch.equal(picture(model), before) and float((wanted - before).abs().max()) > 1e-3
+
+
+def test_a_whole_checkpoint_in_the_first_layout_is_refused_with_advice(tmp_path: Path):
+    save_file({"model.diffusion_model.out.2.bias": torch.ones(4)}, tmp_path / "dpo.safetensors")
+    with pytest.raises(ValueError, match="dpo.safetensors is a whole checkpoint .*from_single_file"):
+        open_weights(tmp_path / "dpo.safetensors", tiny_model())
+
+
+def test_a_published_denoiser_comes_from_the_hub(tmp_path: Path):
+    """In a process of its own, because huggingface_hub reads its settings once."""
+    wanted, model = moved_denoiser(tmp_path), tiny_model()
+    repository, name = "mhdang/dpo-sd1.5-text2image-v1", "unet/diffusion_pytorch_model.safetensors"
+    code = f"from reneg.hub import download; print(download({repository!r}, filename={name!r}, revision=None))"
+    with running_hub() as (address, hub):
+        hub.repositories[repository] = {name: (tmp_path / name).read_bytes()}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+        environment |= {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    path = Path(done.stdout.strip())
+    file = open_weights(path, model)
+    assert file is not None
+    with file.applied(model):
+        assert torch.allclose(picture(model), wanted, atol=1e-5)
 
 
 def test_what_fits_another_model_is_refused_in_one_line(learned: dict[str, tuple[Path, Tensor]], tmp_path: Path):

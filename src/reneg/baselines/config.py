@@ -9,7 +9,7 @@ from reneg.config import ModelConfig, require
 
 @dataclass
 class PromptwiseConfig(ModelConfig):
-    """What the methods share that give every prompt a negative prompt of its own."""
+    """What the methods share that give every prompt a text of its own."""
 
     prompts: Path | None = None
     """A public set (hpsv2, parti, drawbench, vbench; some groups: hpsv2:anime,photo), or a .txt, .json, .jsonl, .tsv
@@ -87,3 +87,57 @@ class DpoDiffConfig(PromptwiseConfig):
         (low, high), last = self.shortcut_step_range, self.num_inference_steps - 1
         right = self.search == "evolution" or 0 <= low <= high <= last
         require(right, f"--shortcut_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
+
+
+@dataclass
+class RewriterConfig(PromptwiseConfig):
+    """What the rewriters of the positive prompt share. `--model` tells how long a prompt may be."""
+
+    rewriter: str | None = None
+    """The folder or hub id of a causal language model; null takes the world's own for the world, and the authors'
+    otherwise."""
+    rewriter_revision: str | None = None
+    """Branch, tag or commit of the language model's hub id; null takes its main branch."""
+
+
+@dataclass
+class PromptistConfig(RewriterConfig):
+    """Promptist (Hao et al. 2023, arXiv 2212.09611): a language model goes on from "PROMPT Rephrase:"."""
+
+    max_new_tokens: int = 75
+    """Longest rewritten prompt in the language model's tokens (authors: 75)."""
+    num_beams: int = 8
+    """Beams of the search, the best of which is taken (authors: 8)."""
+    length_penalty: float = -1.0
+    """Of the beam search; below 0 prefers short ones (authors: -1.0)."""
+    output_dir: Path = Path("runs/promptist")
+    """prompts.jsonl; what is there already, for the same settings, is not made again."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("max_new_tokens", "num_beams")
+
+
+@dataclass
+class BeautifulPromptConfig(RewriterConfig):
+    """BeautifulPrompt (Cao et al. 2023, arXiv 2311.06752): a language model answers an instruction."""
+
+    max_length: int = 384
+    """Longest instruction and answer together, in the language model's tokens (authors: 384)."""
+    temperature: float = 1.0
+    """Of sampling (authors: 1.0)."""
+    top_k: int = 50
+    """Sample from so many most likely tokens (authors: 50)."""
+    top_p: float = 0.95
+    """Sample from the most likely tokens that hold this share together (authors: 0.95)."""
+    repetition_penalty: float = 1.2
+    """Divides the logits of tokens that stood before, those of the instruction too (authors: 1.2)."""
+    output_dir: Path = Path("runs/beautifulprompt")
+    """prompts.jsonl; what is there already, for the same settings, is not made again."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_positive("max_length", "top_k")
+        for name in ("temperature", "repetition_penalty"):
+            require(vars(self)[name] > 0, f"--{name} {vars(self)[name]}: must be above 0")
+        require(0 < self.top_p <= 1, f"--top_p {self.top_p}: must be above 0, and 1 at most")

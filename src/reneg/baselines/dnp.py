@@ -13,7 +13,7 @@ from torch import Tensor
 from reneg.baselines.captioners import NEAREST, WORLDS_CLIP, Captioner, captioner_name, load_captioner
 from reneg.baselines.config import DnpConfig
 from reneg.baselines.inputs import fingerprint, model_fingerprint, prompts_of, reward_fingerprint
-from reneg.baselines.store import NegativePrompts
+from reneg.baselines.store import PromptRows
 from reneg.files import write_atomically
 from reneg.generation import generate, picture_noise
 from reneg.interfaces import DiffusionModel
@@ -46,7 +46,7 @@ def sample_opposites(model: DiffusionModel, prompts: Sequence[str], config: DnpC
 
 
 def find_negatives(
-    model: DiffusionModel, captioner: Captioner, prompts: Sequence[str], config: DnpConfig, store: NegativePrompts
+    model: DiffusionModel, captioner: Captioner, prompts: Sequence[str], config: DnpConfig, store: PromptRows
 ) -> None:
     """Give every prompt that has none yet the caption of its opposite picture."""
     missing = store.missing(prompts)
@@ -80,7 +80,7 @@ def run_dnp(config: DnpConfig) -> Path:
     name = captioner_name(config.captioner, config.model)
     captioner = reward_fingerprint(WORLDS_CLIP) if name == NEAREST else fingerprint(name)
     fingerprints = {"model": model_fingerprint(config.model), "captioner": captioner}
-    store = NegativePrompts(replace(config, captioner=name), fingerprints)
+    store = PromptRows(replace(config, captioner=name), fingerprints)
     model = load_configured(config, device=config.device)
     check_prompt_lengths(prompts, model, source=config.prompts)
     find_negatives(model, load_captioner(name, device=config.device), prompts, config, store)

@@ -11,7 +11,7 @@ from reneg.baselines.evolution import evolve
 from reneg.baselines.inputs import model_fingerprint, prompts_of, reward_fingerprint
 from reneg.baselines.search_space import Choice, SearchSpace, search_spaces
 from reneg.baselines.shortcut import WordDistribution, learn_distribution
-from reneg.baselines.store import NegativePrompts
+from reneg.baselines.store import PromptRows
 from reneg.generation import generate, picture_generators, picture_noise
 from reneg.interfaces import DiffusionModel, Reward
 from reneg.metrics import Row
@@ -96,7 +96,7 @@ def run_dpo_diff(config: DpoDiffConfig) -> Path:
     """
     prompts = prompts_of(config)
     fingerprints = {"model": model_fingerprint(config.model), "reward": reward_fingerprint(config.reward)}
-    store = NegativePrompts(config, fingerprints)
+    store = PromptRows(config, fingerprints)
     model = load_configured(config, device=config.device)
     check_prompt_lengths(prompts, model, source=config.prompts)
     reward = load_reward(config.reward, device=config.device)

@@ -2,7 +2,7 @@
 
 from reneg.baselines.config import PromptwiseConfig
 from reneg.config import EvaluateConfig
-from reneg.evaluation.contenders import load_groups
+from reneg.evaluation.comparison import load_groups
 from reneg.evaluation.runner import model_fingerprint
 from reneg.evaluation.runner import reward_fingerprint as evaluation_fingerprint
 from reneg.evaluation.store import fingerprint

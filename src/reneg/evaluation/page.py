@@ -1,5 +1,7 @@
 """The report of an evaluation: figures, and pictures from the same noise side by side."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -7,16 +9,21 @@ from PIL import Image
 from torch import Tensor
 
 from reneg.config import EvaluateConfig
-from reneg.evaluation.contenders import Comparison
+from reneg.evaluation.comparison import Comparison
 from reneg.evaluation.store import Shards
 from reneg.evaluation.summary import Scores
-from reneg.evaluation.tables import by_group, mean_rows, paired_rows
+from reneg.evaluation.tables import COST_TEXT, by_group, cost_rows, mean_rows, paired_rows
 from reneg.files import write_atomically
 from reneg.hub import BEFORE_AFTER
-from reneg.report import Section, image_grid, labelled_rows, to_images, write_report
+from reneg.report import Section, labelled_grid, labelled_rows, to_images, write_report
 
+REPORT = "report.html"
 NUM_ROWS = 24
 """Prompts shown, at least, spread evenly over each group."""
+MOST_ROWS = 96
+"""Of those, where there are many groups: the page must open."""
+WIDTH = 950
+"""Pixels of the page for pictures side by side."""
 NUM_COLUMNS = 8
 """Prompts of before_after.png, at most."""
 NUM_EXTREMES = 6
@@ -41,6 +48,7 @@ def write_page(
     sections = [
         Section("Mean scores", "\n\n".join([intro, *results["notes"]]), mean_rows(results, overall)),
         Section("Paired, on the same prompts and noises", table=paired_rows(results, overall)),
+        Section("Cost", COST_TEXT, table=cost_rows(results)),
         _spread(comparison, config, scores, stores),
         *_extremes(comparison, config, scores, stores, results),
     ]
@@ -48,9 +56,9 @@ def write_page(
         sections.append(Section("Mean scores by group (prompts)", table=by_group(results, mean_rows)))
         sections.append(Section("Paired by group (prompts)", table=by_group(results, paired_rows)))
     facts = {**results["settings"], **results["work"], **results["versions"]}
-    facts |= {f"negative: {negative['name']}": negative["value"] for negative in results["negatives"]}
+    facts |= {f"negative: {n['name']}": f"{n['value']} ({n['kind']})" for n in results["negatives"]}
     sections.append(Section("Settings", table=[{"setting": k, "value": str(v)} for k, v in facts.items()]))
-    write_report(config.output_dir / "report.html", "Negatives compared", sections)
+    write_report(config.output_dir / REPORT, "Negatives compared", sections)
     picture = _before_after(comparison, config, stores)
     write_atomically(config.output_dir / BEFORE_AFTER, lambda path: picture.save(path, "PNG", optimize=True))
 
@@ -60,7 +68,7 @@ def _before_after(comparison: Comparison, config: EvaluateConfig, stores: dict[s
     count = min(NUM_COLUMNS, len(comparison.prompts))
     chosen = [(2 * n + 1) * len(comparison.prompts) // (2 * count) * config.num_seeds for n in range(count)]
     rows = {name: to_images(store.read(chosen)) for name, store in stores.items()}
-    return labelled_rows({name: _shown(images) for name, images in rows.items()}, _scale(next(iter(rows.values()))))
+    return labelled_rows({name: shown(images) for name, images in rows.items()}, _scale(next(iter(rows.values()))))
 
 
 def _spread(comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards]) -> Section:
@@ -71,8 +79,9 @@ def _spread(comparison: Comparison, config: EvaluateConfig, scores: Scores, stor
         count = min(share, len(prompts))
         chosen += [first + number * len(prompts) // count for number in range(count)]
         first += len(prompts)
-    text = f"Chosen by their place in the list alone. Each row has one noise, {_order(comparison)}."
-    images = [_row(comparison, config, scores, stores, prompt, 0) for prompt in chosen]
+    text = "Chosen by their place in the list alone. Each row has one noise; scores are in the order of the pictures."
+    everyone = range(len(comparison.contenders))
+    images = [_row(comparison, config, scores, stores, everyone, prompt, 0) for prompt in chosen[:MOST_ROWS]]
     return Section("Pictures", text, images=images)
 
 
@@ -93,33 +102,36 @@ def _extremes(
             sections.append(
                 Section(
                     f"Largest {title} of {names[n]} against {names[0]}",
-                    f"By {judge}. Each row has one noise, {_order(comparison)}.",
-                    images=[_row(comparison, config, scores, stores, *place) for place in places],
+                    f"By {judge}. Each row has one noise.",
+                    images=[_row(comparison, config, scores, stores, (0, n), *place) for place in places],
                 )
             )
     return sections
 
 
-def _order(comparison: Comparison) -> str:
-    return "from left to right: " + ", ".join(contender.name for contender in comparison.contenders)
-
-
 def _row(
-    comparison: Comparison, config: EvaluateConfig, scores: Scores, stores: dict[str, Shards], prompt: int, noise: int
+    comparison: Comparison,
+    config: EvaluateConfig,
+    scores: Scores,
+    stores: dict[str, Shards],
+    places: Sequence[int],
+    prompt: int,
+    noise: int,
 ) -> tuple[str, Image.Image]:
-    """(caption, the pictures of all negatives from one noise)."""
+    """(caption, the pictures of some contenders, by their places, from one noise)."""
+    names = [comparison.contenders[n].name for n in places]
     number = prompt * config.num_seeds + noise
-    images = to_images(np.concatenate([store.read([number]) for store in stores.values()]))
+    images = to_images(np.concatenate([stores[name].read([number]) for name in names]))
     # One line for each reward, in the order of the pictures.
     told = [
-        f"{reward.name} " + " · ".join(f"{score:.2f}" for score in scores.rewards[:, r, prompt, noise])
+        f"{reward.name} " + " · ".join(f"{scores.rewards[n, r, prompt, noise]:.2f}" for n in places)
         for r, reward in enumerate(comparison.rewards)
     ]
     caption = f"“{comparison.prompts[prompt]}” (noise {noise}) — " + "; ".join(told)
-    return caption, image_grid(_shown(images), columns=len(stores), scale=_scale(images))
+    return caption, labelled_grid(shown(images), names, WIDTH, _scale(images))
 
 
-def _shown(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
+def shown(images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b 3 h w"]:
     """Pictures, large ones reduced."""
     side = max(images.shape[-2:])
     if side <= 2 * SIDE:

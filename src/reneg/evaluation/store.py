@@ -14,6 +14,9 @@ from numpy import ndarray
 
 from reneg.files import write_atomically
 
+ABSENT = -1
+"""Stands for the shard of a row that is not there."""
+
 
 def content_key(content: dict[str, object]) -> str:
     """A short name for what determines some content, equal only if all of it is."""
@@ -43,24 +46,32 @@ class Shards:
 
     def __init__(self, folder: Path, total: int):
         self.folder, self.total = folder, total
-        self._where: dict[int, tuple[Path, int]] = {}
-        for path in sorted(folder.glob("*.npy")):
-            first, count = map(int, path.stem.split("-"))
-            self._register(path, first, count)
+        self._first = np.full(total, ABSENT, dtype=np.int32)
+        self._count = np.zeros(total, dtype=np.int32)
+        self.refresh()
 
-    def _register(self, path: Path, first: int, count: int) -> None:
-        self._where |= {first + offset: (path, offset) for offset in range(count)}
+    def refresh(self) -> None:
+        """Find what is there, the shards of other processes too."""
+        for path in sorted(self.folder.glob("*.npy")):
+            self._register(*map(int, path.stem.split("-")))
+
+    def _register(self, first: int, count: int) -> None:
+        self._first[first : first + count] = first
+        self._count[first : first + count] = count
+
+    def _path(self, first: int, count: int) -> Path:
+        return self.folder / f"{first:07d}-{count:04d}.npy"
 
     def __len__(self) -> int:
         """How many rows are there."""
-        return len(self._where)
+        return int((self._first != ABSENT).sum())
 
     def missing(self, batch_size: int) -> Iterator[range]:
         """Runs of rows that are not there yet, none longer than the batch size."""
         first = 0
         while first < self.total:
             stop = first
-            while stop < min(first + batch_size, self.total) and stop not in self._where:
+            while stop < min(first + batch_size, self.total) and self._first[stop] == ABSENT:
                 stop += 1
             if stop > first:
                 yield range(first, stop)
@@ -68,14 +79,14 @@ class Shards:
 
     def write(self, first: int, rows: ndarray) -> None:
         """Store some consecutive rows."""
-        path = self.folder / f"{first:07d}-{len(rows):04d}.npy"
+        path = self._path(first, len(rows))
 
         def save(temporary: Path) -> None:
             with temporary.open("wb") as file:
                 np.save(file, rows, allow_pickle=False)
 
         write_atomically(path, save)
-        self._register(path, first, len(rows))
+        self._register(first, len(rows))
 
     def read(self, rows: Sequence[int]) -> ndarray:
         """Some rows, in the order asked for.
@@ -85,10 +96,11 @@ class Shards:
         """
         found, open_path, shard = [], None, np.empty(0)
         for row in rows:
-            path, offset = self._where[row]
+            first, count = int(self._first[row]), int(self._count[row])
+            path = self._path(first, count)
             if path != open_path:  # one open file at a time, however many there are
                 open_path, shard = path, _open(path)
-            found.append(np.array(shard[offset]))
+            found.append(np.array(shard[row - first]))
         return np.stack(found)
 
 

@@ -12,12 +12,15 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from reneg.config import EvaluateConfig
-from reneg.evaluation.contenders import Comparison
+from reneg.effort import LEARNING_COUNTS
+from reneg.evaluation.comparison import Comparison
+from reneg.evaluation.contenders import Contender
+from reneg.evaluation.negatives import OneForAll
 from reneg.evaluation.statistics import bootstrap, prompt_means, prompt_wins
 from reneg.files import write_atomically
-from reneg.negative import tensor_hash
 from reneg.provenance import code_version
 
+RESULTS = "results.json"
 JUDGES = ("world/judge", "world/aesthetic")
 """Rewards that nothing is trained on or picked by: claims are decided on them."""
 
@@ -44,15 +47,7 @@ def summarise(comparison: Comparison, config: EvaluateConfig, scores: Scores) ->
     return {
         "settings": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
         "versions": versions(),
-        "negatives": [
-            {
-                "name": contender.name,
-                "value": contender.value,
-                "sha256": tensor_hash(*contender.conditioning.tensors()),
-                "metadata": contender.metadata,
-            }
-            for contender in comparison.contenders
-        ],
+        "negatives": [described(contender, config.num_inference_steps) for contender in comparison.contenders],
         "bases": [contender.name for contender in comparison.contenders[:2]],
         "rewards": names,
         "judges": [name for name in names if name in JUDGES],
@@ -63,6 +58,55 @@ def summarise(comparison: Comparison, config: EvaluateConfig, scores: Scores) ->
             group: _scope(comparison, scores, groups == group, real_groups == group) for group in comparison.groups
         },
         "notes": notes(overall),
+    }
+
+
+def described(contender: Contender, num_inference_steps: int) -> dict:
+    """What a contender is, and what it costs, for results.json.
+
+    `sha256` and `metadata` are those of a negative that all prompts share; `read_evaluation` finds a file by it, so
+    that contenders which change more have none.
+    """
+    alone = len(contender.parts) == 1 and isinstance(contender.negative, OneForAll) and contender.weights is None
+    return {
+        "name": contender.name,
+        "value": contender.value,
+        "kind": contender.kind,
+        "guidance_scale": contender.guidance_scale,
+        "sha256": contender.negative.content() if alone else None,
+        "metadata": contender.parts[0].metadata if alone else {},
+        "parts": [
+            {
+                "value": part.value,
+                "kind": part.kind,
+                "sha256": part.sha256,
+                "bytes": part.num_bytes,
+                "metadata": part.metadata,
+            }
+            for part in contender.parts
+        ],
+        "cost": cost_of(contender, num_inference_steps),
+    }
+
+
+def cost_of(contender: Contender, num_inference_steps: int) -> dict:
+    """What a contender takes: to store, for each picture, for each prompt beforehand, and once to learn.
+
+    Counts that a part does not tell are left out, so that nothing unknown reads as nothing spent.
+    """
+    learning: dict[str, int] = {}
+    per_prompt: dict[str, float] = {}
+    for part in contender.parts:
+        for name in LEARNING_COUNTS:
+            if part.metadata.get(name, "").isdecimal():
+                learning[name] = learning.get(name, 0) + int(part.metadata[name])
+        for name, mean in part.counts.items():
+            per_prompt[name] = per_prompt.get(name, 0) + mean
+    return {
+        "bytes": sum(part.num_bytes for part in contender.parts),
+        "denoiser_evaluations_per_picture": 2 * num_inference_steps,
+        "per_prompt": per_prompt,
+        "learning": learning,
     }
 
 
@@ -139,4 +183,4 @@ def write_results(comparison: Comparison, config: EvaluateConfig, scores: Scores
 
     write_atomically(config.output_dir / "scores.jsonl", write_scores)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(config.output_dir / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(config.output_dir / RESULTS, lambda path: path.write_text(text, encoding="utf-8"))

@@ -1,5 +1,7 @@
 """The tables of an evaluation, for a terminal and for the report alike."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -8,10 +10,20 @@ from reneg.intervals import interval
 
 Row = dict[str, str]
 REAL = "real pictures"
+MOST_COLUMNS = 6
+"""Negatives side by side in a table; more would not fit."""
+COST_TEXT = (
+    "An evaluation is one sample through the denoiser once; guidance takes two a step. Beside a picture's stand those "
+    "that a method spends on each prompt beforehand, and those that were spent once to learn a file. What files do "
+    "not tell is left empty."
+)
 
 
 def mean_rows(results: dict, scope: dict) -> list[Row]:
-    """One row for each reward and measure, one column for each negative and for the real pictures."""
+    """One row for each reward and measure, one column for each negative and for the real pictures.
+
+    Of more than MOST_COLUMNS negatives each has a row instead.
+    """
     negatives, real = scope["negatives"], scope["real"]
     rows = []
     for reward in results["rewards"]:
@@ -22,7 +34,10 @@ def mean_rows(results: dict, scope: dict) -> list[Row]:
         rows.append(row)
     for measure in (name for name in next(iter(negatives.values())) if name != "rewards"):
         rows.append({"mean of": measure, **{name: interval(figures[measure]) for name, figures in negatives.items()}})
-    return rows
+    if len(negatives) <= MOST_COLUMNS:
+        return rows
+    names = [*negatives, *([REAL] if real else [])]
+    return [{"negative": name, **{row["mean of"]: row.get(name, "") for row in rows}} for name in names]
 
 
 def paired_rows(results: dict, scope: dict) -> list[Row]:
@@ -40,6 +55,32 @@ def paired_rows(results: dict, scope: dict) -> list[Row]:
     return rows
 
 
+def cost_rows(results: dict) -> list[Row]:
+    """One row for each negative: what it is, what it takes to store, to draw, for each prompt, and to learn."""
+    rows = []
+    for negative in results["negatives"]:
+        cost = negative["cost"]
+        per_prompt, learning = cost["per_prompt"], cost["learning"]
+        rows.append(
+            {
+                "negative": negative["name"],
+                "what": negative["kind"],
+                "guidance scale": f"{negative['guidance_scale']:g}",
+                "bytes": f"{cost['bytes']:,}",
+                "evaluations a picture": f"{cost['denoiser_evaluations_per_picture']:,}",
+                "for each prompt": _counts(per_prompt),
+                "to learn": _counts(learning),
+            }
+        )
+    return rows
+
+
+def _counts(counts: Mapping[str, int | float]) -> str:
+    """Counts by name, the evaluations first; without a fraction where there is none."""
+    told = {name.removeprefix("denoiser_").replace("_", " "): count for name, count in counts.items()}
+    return ", ".join(f"{count:,.1f}".removesuffix(".0") + f" {name}" for name, count in told.items())
+
+
 def by_group(results: dict, rows_of) -> list[Row]:
     """`mean_rows` or `paired_rows` of each group, one below the other."""
     return [
@@ -55,6 +96,7 @@ def print_table(results: dict, console: Console) -> None:
     what = f"{overall['num_prompts']} prompts x {settings['num_seeds']} noises, 95 % intervals over prompts"
     console.print(_table(f"Mean scores ({what})", mean_rows(results, overall)))
     console.print(_table("Paired, on the same prompts and noises", paired_rows(results, overall)))
+    console.print(_table("Cost (docs/evaluation.md)", cost_rows(results)))
     if len(results["groups"]) > 1:
         console.print(_table("Mean scores by group (prompts)", by_group(results, mean_rows)))
     for note in results["notes"]:

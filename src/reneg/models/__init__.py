@@ -74,8 +74,8 @@ def check_device(device: str) -> None:
         raise ValueError(f"--device {device!r} cannot be used here ({reason}); use cpu, or cuda with a GPU") from error
 
 
-def load_configured(config: ModelConfig, *, device: str) -> LatentModel:
-    """The model that a command's settings name, on a device."""
+def load_configured(config: ModelConfig, *, device: str, offload: bool = False) -> LatentModel:
+    """The model that a command's settings name, for a device; `offload` as for `load_model`."""
     return load_model(
         config.model,
         scheduler=config.scheduler,
@@ -83,6 +83,7 @@ def load_configured(config: ModelConfig, *, device: str) -> LatentModel:
         dtype=DTYPES[config.dtype],
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
+        offload=offload,
     )
 
 
@@ -94,6 +95,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    offload: bool = False,
 ) -> LatentModel:
     """Load a frozen model from safetensors.
 
@@ -104,6 +106,7 @@ def load_model(
             predict a flow have an Euler sampler of their own instead.
         revision: branch, tag or commit of a hub repository.
         trust_remote_code: run code that a repository brings along.
+        offload: leave everything on the CPU for now; the caller brings to the device what works there.
 
     Raises:
         ValueError: unknown name, scheduler or device, or no pipeline of a known family.
@@ -135,9 +138,9 @@ def load_model(
         index,
         denoiser=None if row is None else row.denoiser,
         name=model,
-        device=device,
+        device="cpu" if offload else device,
         dtype=dtype,
         revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    return family(pipe, name=model, scheduler=scheduler)
+    return family(pipe, name=model, scheduler=scheduler, device=torch.device(device) if offload else None)

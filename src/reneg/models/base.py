@@ -1,16 +1,29 @@
 """What all families share: the frozen components of a diffusers pipeline behind the DiffusionModel protocol."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 from jaxtyping import Float, Real
 from torch import Tensor
 
 from reneg.interfaces import Conditioning, PredictionType
 from reneg.models.sampling import DiffusionSampler, FlowSampler, Sampler
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without diffusers' report of all that it cuts off, padding included, at every batch: it was told once before."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 class LatentModel(ABC):
@@ -30,11 +43,20 @@ class LatentModel(ABC):
     loading: ClassVar[dict[str, Any]] = {}
     """Further arguments of the pipeline's from_pretrained."""
 
-    def __init__(self, pipe: DiffusionPipeline, *, name: str, scheduler: str = "ddim"):
+    def __init__(
+        self, pipe: DiffusionPipeline, *, name: str, scheduler: str = "ddim", device: torch.device | None = None
+    ):
+        """Freeze a pipeline's components.
+
+        Args:
+            device: where they work, if they wait elsewhere until then; otherwise where they are.
+        """
         # Any: diffusers gives each pipeline's components at run time only.
         self.pipe: Any = pipe
         self.name = name
         self.vae: Any = self.pipe.vae
+        self.device: torch.device = self.denoiser.device if device is None else device
+        self._encoded: dict[str, Conditioning] | None = None
         self.sampler: Sampler
         if self.predicts_flow:
             self.sampler = FlowSampler(self.pipe.scheduler.config, model=name)
@@ -95,10 +117,6 @@ class LatentModel(ABC):
         return self.denoiser.dtype
 
     @property
-    def device(self) -> torch.device:
-        return self.denoiser.device
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         side = self.denoiser.config.sample_size
         return (self.denoiser.config.in_channels, side, side)
@@ -116,12 +134,34 @@ class LatentModel(ABC):
         """[b] texts -> their encodings; what lies beyond the tokenizer's limit is cut off (`count_tokens` tells).
 
         Frozen encoders make no graph.
+
+        Raises:
+            ValueError: `encode_ahead` was not given one of the prompts.
         """
-        return self._encode(list(prompts), negative=False)
+        if self._encoded is None:
+            with _quiet():
+                return self._encode(list(prompts), negative=False)
+        missing = [prompt for prompt in prompts if prompt not in self._encoded]
+        if missing:
+            raise ValueError(f"{self.name} has let go of its text encoders, and {missing[0]!r} was not encoded before")
+        return Conditioning.concatenate(*(self._encoded[prompt] for prompt in prompts)).to(self.device)
 
     def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """[b] texts -> their encodings in the form of negative prompts."""
-        return self._encode(list(prompts), negative=True)
+        with _quiet():
+            return self._encode(list(prompts), negative=True)
+
+    @torch.no_grad()
+    def encode_ahead(self, prompts: Sequence[str]) -> None:
+        """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others.
+
+        The encodings wait on the CPU. One at a time: in a batch the last bits of an encoding would depend on which
+        others are in it.
+        """
+        encoded = {prompt: self.encode_prompt([prompt]) for prompt in dict.fromkeys(prompts)}
+        self._encoded = {prompt: encoding.to(torch.device("cpu")) for prompt, encoding in encoded.items()}
+        for part in self.text_encoders:
+            setattr(self.pipe, part, None)
 
     def null_conditioning(self) -> Conditioning:
         """What the pipeline takes without a negative prompt, as the conditioning of one prompt."""
@@ -147,6 +187,10 @@ class LatentModel(ABC):
         return self.sampler.alpha_sigma(timestep, torch.promote_types(torch.float32, self.dtype))
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
-        """Latents -> images, in the VAE's precision, nominally in [0, 1] and not clamped."""
-        latents = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        return self.vae.decode(latents).sample / 2 + 0.5
+        """Latents -> images in float32 at least, whatever the VAE has, nominally in [0, 1] and not clamped."""
+        return self._decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor)
+
+    def _decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """The VAE's own latents -> images: rewards and statistics need more digits than 16 bits have."""
+        images = self.vae.decode(latents).sample
+        return images.to(torch.promote_types(torch.float32, images.dtype)) / 2 + 0.5

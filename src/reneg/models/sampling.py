@@ -55,6 +55,9 @@ class DiffusionSampler:
         self.prediction_type: PredictionType = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(f"{model} predicts {self.prediction_type!r}; epsilon and v_prediction are supported")
+        # There alpha is 0 at the first step, and Eq. 6 would divide by it; v_prediction does not.
+        if self.prediction_type == "epsilon" and self.scheduler.config.rescale_betas_zero_snr:
+            raise ValueError(f"{model} predicts epsilon on a schedule of zero terminal SNR, where epsilon gives no x0")
 
     def initial_latents(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return noise * self.scheduler.init_noise_sigma

@@ -34,11 +34,11 @@ class StableDiffusion3(LatentModel):
     @property
     def tokenizer(self) -> Any:
         """T5's, which reads on where the CLIP encoders stop, if there is T5."""
-        return self.pipe.tokenizer if self.pipe.text_encoder_3 is None else self.pipe.tokenizer_3
+        return self.pipe.tokenizer if self.pipe.tokenizer_3 is None else self.pipe.tokenizer_3
 
     @property
     def max_tokens(self) -> int:
-        return self.pipe.tokenizer_max_length if self.pipe.text_encoder_3 is None else T5_TOKENS
+        return self.pipe.tokenizer_max_length if self.pipe.tokenizer_3 is None else T5_TOKENS
 
     def _encode(self, prompts: list[str], *, negative: bool) -> Conditioning:
         encoded = self.pipe.encode_prompt(
@@ -65,4 +65,4 @@ class StableDiffusion3(LatentModel):
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         config = self.vae.config
         latents = latents.to(self.vae.dtype) / config.scaling_factor + config.shift_factor
-        return self.vae.decode(latents).sample / 2 + 0.5
+        return self._decode(latents)

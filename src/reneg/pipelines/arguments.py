@@ -38,7 +38,7 @@ def find_row(pipe: Any) -> PipelineRow:
 @torch.no_grad()
 def encode_null(pipe: Any, row: PipelineRow) -> Conditioning | None:
     """The pipeline's own encoding of "", filled, if its text encoder is loaded; None if it cannot be asked."""
-    returned = _encode(pipe, {})
+    returned = None if row.reads_picture else _encode(pipe, {})
     if returned is None:
         return None
     embeds = returned[0][0] if isinstance(returned[0], list) else returned[0]
@@ -114,7 +114,7 @@ def pipeline_arguments(
         # A copy for each row: some classes write in place or reshape, which an expanded view does not survive.
         kwargs[name] = tensor.repeat_interleave(rows, dim=batch_dim)
     if row.as_list:
-        kwargs[row.embeds] = list(kwargs[row.embeds])
+        kwargs[row.embeds] = [[tensor] if row.parts else tensor for tensor in kwargs[row.embeds]]
     return kwargs
 
 
@@ -132,7 +132,7 @@ def warn_without_guidance(pipe: Any, row: PipelineRow, guidance_scale: float | N
         where, default = row.scale, _call_arguments(pipe)[row.scale].default
         scale = default if guidance_scale is None else guidance_scale
     reason = None
-    if scale is None or scale <= row.off:
+    if row.off is not None and (scale is None or scale <= row.off):
         reason = f"{where} is {scale}; give more than {row.off:g}"
     elif pipe.config.get("is_distilled"):
         reason = "this checkpoint is distilled to run without it"
@@ -162,6 +162,7 @@ def _encode(pipe: Any, also: dict[str, int]) -> tuple[Any, ...] | None:
         "batch_size": 1,
         "num_images_per_prompt": 1,
         "num_videos_per_prompt": 1,
+        "num_waveforms_per_prompt": 1,
         "do_classifier_free_guidance": False,
         **also,
     }
@@ -187,11 +188,8 @@ def _fit_length(
         missing = parameter.default - length
         if missing < 0:  # the class pads its prompts to the file's length instead
             return embeds, mask, {"max_sequence_length": length}
-        return (
-            torch.nn.functional.pad(embeds, (0, 0, 0, missing)),
-            torch.nn.functional.pad(mask, (0, missing)),
-            {},
-        )
+        sides = (missing, 0) if row.pads_left else (0, missing)
+        return torch.nn.functional.pad(embeds, (0, 0, *sides)), torch.nn.functional.pad(mask, sides), {}
     if row.length == "encoder" and null is not None and null.prompt_embeds.shape[1] != length:
         raise ValueError(
             f"the negative embedding has {length} tokens, {type(pipe).__name__} reads {null.prompt_embeds.shape[1]}; "

@@ -3,7 +3,7 @@
 Classes are named, not imported: diffusers loads a class with all that it needs, and this table serves every one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 EMBEDS, POOLED, MASK = "negative_prompt_embeds", "negative_pooled_prompt_embeds", "negative_prompt_attention_mask"
@@ -36,6 +36,8 @@ class PipelineRow:
     length: Literal["encoder", "padded", "free"] = "encoder"
     """`encoder`: as many tokens as the class's encoder gives. `padded`: filled up with zeros to the
     `max_sequence_length` of the class, since both branches run as one batch. `free`: any number of tokens."""
+    pads_left: bool = False
+    """Whether the class's tokenizer pads on the left, so that what is filled up and cut off is there."""
     per_image: bool = True
     """Whether a given embedding needs a row for each picture. Else the class repeats a prompt's row itself."""
     per_image_exceptions: tuple[str, ...] = ()
@@ -46,12 +48,16 @@ class PipelineRow:
     """[b, l, n, d] with the encoder's `num_text_layers` layers apart, which a file holds one behind the other."""
     as_list: bool = False
     """One [l, d] tensor a prompt in a list, rather than one [b, l, d] tensor."""
+    parts: bool = False
+    """Whether that is a list as well, of the parts of a prompt between its pictures: one part, without a picture."""
     one_prompt: bool = False
     """Whether the class mixes up, or refuses, the negative rows of several prompts; then it is called for each."""
+    reads_picture: bool = False
+    """Whether its encoding of a prompt holds the tokens of a picture, so that "" alone cannot be asked for."""
     scale: str | None = "guidance_scale"
     """Argument that sets the strength of guidance; None: the pipeline's guider holds it."""
-    off: float = 1.0
-    """Guidance is off at this scale and below."""
+    off: float | None = 1.0
+    """Guidance is off at this scale and below. None: a second scale, that of the sound, keeps the negative branch."""
 
 
 _EMBEDS_MASK = "negative_prompt_embeds_mask"
@@ -64,6 +70,7 @@ _MASKED_PER_IMAGE = PipelineRow(mask=MASK, length="padded")
 _FIXED = PipelineRow()
 _ZERO_PADDED = PipelineRow(length="padded")
 _FREE = PipelineRow(length="free")
+_QWEN_EDIT = PipelineRow(mask=_EMBEDS_MASK, length="free", per_image=False, reads_picture=True, scale="true_cfg_scale")
 _CASCADE = "negative_prompt_embeds_pooled"
 _GLYPHS = OtherEncoder((("negative_prompt_embeds_2", 2), ("negative_prompt_embeds_mask_2", 3)))
 _T5_OF_HUNYUAN = OtherEncoder(
@@ -136,10 +143,11 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         PipelineRow(mask=_EMBEDS_MASK, length="free", per_image=False, scale="true_cfg_scale"),
         """
         QwenImagePipeline QwenImageImg2ImgPipeline QwenImageInpaintPipeline QwenImageControlNetPipeline
-        QwenImageControlNetInpaintPipeline QwenImageEditPipeline QwenImageEditInpaintPipeline
-        QwenImageEditPlusPipeline QwenImageLayeredPipeline QwenImage21Pipeline
+        QwenImageControlNetInpaintPipeline QwenImageLayeredPipeline QwenImage21Pipeline
         """,
     ),
+    (_QWEN_EDIT, "QwenImageEditPipeline QwenImageEditInpaintPipeline"),
+    (replace(_QWEN_EDIT, one_prompt=True), "QwenImageEditPlusPipeline"),
     (
         _ZERO_PADDED,
         """
@@ -161,10 +169,14 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
     (
         _MASKED_PER_IMAGE,
         """
-        LTXPipeline LTXConditionPipeline LTXImageToVideoPipeline LTX2Pipeline LTX2ConditionPipeline
-        LTX2ImageToVideoPipeline LTX2InContextPipeline LTX2HDRPipeline MochiPipeline LuminaPipeline Lumina2Pipeline
+        LTXPipeline LTXConditionPipeline LTXImageToVideoPipeline MochiPipeline LuminaPipeline Lumina2Pipeline
         """,
     ),
+    (
+        PipelineRow(mask=MASK, length="padded", pads_left=True, off=None),
+        "LTX2Pipeline LTX2ConditionPipeline LTX2ImageToVideoPipeline LTX2InContextPipeline",
+    ),
+    (PipelineRow(mask=MASK, length="padded", pads_left=True), "LTX2HDRPipeline"),
     (
         PipelineRow(mask=MASK, mask_dtype="model", length="padded"),
         "ChromaPipeline ChromaImg2ImgPipeline ChromaInpaintPipeline",
@@ -190,15 +202,20 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
     (PipelineRow(length="free", per_image=False), "OvisImagePipeline"),
     (
         PipelineRow(length="free", per_image=False, one_prompt=True),
-        "LongCatImagePipeline LongCatImageEditPipeline",
+        "LongCatImagePipeline",
+    ),
+    (
+        PipelineRow(length="free", per_image=False, one_prompt=True, reads_picture=True),
+        "LongCatImageEditPipeline",
     ),
     (
         PipelineRow(length="free", per_image=False, as_list=True, off=0.0),
         """
         ZImagePipeline ZImageImg2ImgPipeline ZImageInpaintPipeline ZImageControlNetPipeline
-        ZImageControlNetInpaintPipeline ZImageOmniPipeline
+        ZImageControlNetInpaintPipeline
         """,
     ),
+    (PipelineRow(length="free", per_image=False, as_list=True, parts=True, off=0.0), "ZImageOmniPipeline"),
     (PipelineRow(length="free", per_image=False, as_list=True), "ErnieImagePipeline"),
     (PipelineRow(mask=_EMBEDS_MASK, mask_dtype="bool", per_image=False, layers=True, off=0.0), "Krea2Pipeline"),
     (
@@ -222,10 +239,10 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         """,
     ),
     (
-        PipelineRow(mask=_EMBEDS_MASK, other=_GLYPHS, length="free", scale=None),
+        PipelineRow(mask=_EMBEDS_MASK, other=_GLYPHS, length="free", per_image=False, scale=None),
         "HunyuanImagePipeline HunyuanVideo15Pipeline HunyuanVideo15ImageToVideoPipeline",
     ),
-    (PipelineRow(mask=_EMBEDS_MASK, length="free", scale=None), "HunyuanImageRefinerPipeline"),
+    (PipelineRow(mask=_EMBEDS_MASK, length="free", per_image=False, scale=None), "HunyuanImageRefinerPipeline"),
     (
         PipelineRow(mask=MASK, per_image=False, per_image_exceptions=(MASK,)),
         "EasyAnimatePipeline EasyAnimateControlPipeline EasyAnimateInpaintPipeline",
@@ -253,6 +270,7 @@ _FAMILIES: tuple[tuple[PipelineRow, str], ...] = (
         PipelineRow(
             mask="negative_attention_mask",
             other=OtherEncoder((("negative_generated_prompt_embeds", 2),)),
+            length="free",
             per_image=False,
         ),
         "AudioLDM2Pipeline",

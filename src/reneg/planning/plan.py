@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,23 +10,30 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from reneg.config import PlanConfig
+from reneg.generation import DECODED_AT_ONCE
 from reneg.guidance import guided_prediction
 from reneg.monitor import BATCH
-from reneg.planning.skeletons import Skeleton, build, build_pipeline, read_model, read_reward
+from reneg.planning.skeletons import CLIP, Skeleton, build, build_pipeline, read_model, read_reward
 from reneg.planning.tracker import MemoryTracker
 from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 
 GIB = 2**30
+GPUS = (8.0, 12.0, 16.0, 24.0, 48.0, 80.0)
+"""Memory of common GPUs, in GiB."""
 RESERVE = 1.5 * GIB
 """Kept free for the CUDA context, kernels' scratch memory and the allocator's gaps: assumed, not measured."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ENCODING, TRAJECTORY, GRADIENT = "text encoding", "trajectory, no gradient", "gradient step: denoiser"
-SCORING, BACKWARD, LOOK = "gradient step: decode and reward", "gradient step: backward", "monitor's look"
+SCORING, BACKWARD = "gradient step: decode and reward", "gradient step: backward"
+LOOK, JUDGING = "monitor's look: sampling", "monitor's look: scoring"
+GRADIENT_PARTS = ("denoiser", "VAE", "reward")
+OFFLOADED = {LOOK: ("denoiser", "VAE"), JUDGING: ("reward", "monitor")}
+"""Phase -> what alone is on the GPU with offloading; in the other phases after encoding it is GRADIENT_PARTS."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """Weights of one part; they stay on the GPU all the time."""
+    """Weights of one part."""
 
     name: str
     class_name: str
@@ -55,23 +62,52 @@ class Plan:
     resolution: int
     components: list[Component]
     phases: list[Phase]
-    largest_batch: int | None
-    """Samples that fit; None without a GPU's memory to fit in, 0 where one does not."""
+    growth: dict[str, float]
+    """Phase -> bytes that each further sample adds to its peak: activations grow linearly with the batch."""
 
     @property
     def weights(self) -> int:
+        """Of all components."""
         return sum(component.size for component in self.components)
+
+    def resident(self, phase: Phase) -> int:
+        """Bytes of the weights that are on the GPU in a phase: without the text encoders after theirs, and with
+        offloading without all that the phase does not need."""
+        encoders = [part.name for part in self.components if part.name.startswith("text_encoder")]
+        if phase.name == ENCODING:
+            names = encoders if self.config.offload else [part.name for part in self.components]
+        elif self.config.offload:
+            names = OFFLOADED.get(phase.name, GRADIENT_PARTS)
+        else:
+            names = [part.name for part in self.components if part.name not in encoders]
+        return sum(part.size for part in self.components if part.name in names)
+
+    def total(self, phase: Phase) -> int:
+        """Most bytes of a phase at one time, with the weights."""
+        return self.resident(phase) + phase.peak
 
     @property
     def peak(self) -> int:
-        """Weights and the largest phase."""
-        return self.weights + max(phase.peak for phase in self.phases)
+        """Of the largest phase, weights and activations."""
+        return max(self.total(phase) for phase in self.phases)
 
     @property
     def fits(self) -> bool | None:
         """None without a GPU's memory to fit in."""
         memory = self.config.gpu_memory
         return None if memory is None else self.peak + RESERVE <= memory * GIB
+
+    def largest_batch(self, memory: float) -> int:
+        """How many samples fit a GPU of so many GiB; 0 where not even one does."""
+        room, further, limits = memory * GIB - RESERVE, self.config.train_batch_size - 1, list[int]()
+        for phase in self.phases:
+            growth = self.growth.get(phase.name, 0.0)
+            one = self.total(phase) - further * growth
+            if one > room:
+                return 0
+            if growth > 0:
+                limits.append(int(1 + (room - one) // growth))
+        return min(limits)
 
 
 def plan(config: PlanConfig) -> Plan:
@@ -88,25 +124,18 @@ def plan(config: PlanConfig) -> Plan:
         skeleton = build_pipeline(configs, DTYPES[config.dtype])
         scorers = {name: build(reward, torch.float32) for name, reward in rewards.items()}
         if config.gradient_checkpointing:
-            skeleton.denoiser.enable_gradient_checkpointing()
-            skeleton.vae.enable_gradient_checkpointing()
+            for module in (skeleton.denoiser, *([skeleton.vae] if skeleton.family.vae_checkpoints else [])):
+                module.enable_gradient_checkpointing()
         resolution = _resolution(config, skeleton)
         modules = {**skeleton.encoders, "denoiser": skeleton.denoiser, "VAE": skeleton.vae, **scorers}
         components = [_component(name, module) for name, module in modules.items()]
         stage = Stage(skeleton, scorers, resolution)
-        found = Plan(config, resolution, components, stage.phases(config.train_batch_size), None)
-        if config.gpu_memory is None:
-            return found
-        return replace(found, largest_batch=_largest_batch(found, stage))
-
-
-def _largest_batch(plan: Plan, stage: "Stage") -> int:
-    """Activations grow linearly with the batch, so two batches tell the rest; the monitor's do not depend on it."""
-    room = (plan.config.gpu_memory or 0) * GIB - RESERVE - plan.weights
-    one, two = ({phase.name: phase.peak for phase in stage.phases(batch)} for batch in (1, 2))
-    if max(one.values()) > room:
-        return 0
-    return min(int(1 + (room - one[n]) // (two[n] - one[n])) for n in one if two[n] > one[n])
+        batch = config.train_batch_size
+        other = 2 if batch == 1 else 1
+        found = stage.phases(batch)
+        peaks = {phase.name: phase.peak for phase in stage.phases(other, whole=False)}
+        growth = {p.name: (p.peak - peaks[p.name]) / (batch - other) for p in found if p.name in peaks}
+        return Plan(config, resolution, components, found, growth)
 
 
 def _component(name: str, module: Any) -> Component:
@@ -137,8 +166,11 @@ class Stage:
         modules = [skeleton.denoiser, skeleton.vae, *skeleton.encoders.values(), *scorers.values()]
         self._weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
-    def phases(self, batch: int) -> list[Phase]:
-        """One step as `algorithm.training_steps` takes it, and a look as `Monitor.measure` does."""
+    def phases(self, batch: int, *, whole: bool = True) -> list[Phase]:
+        """One step as `algorithm.training_steps` takes it; as a whole with what the batch plays no part in.
+
+        That is the texts' encoding before it, and a look as `Monitor.measure` takes it.
+        """
         found: list[Phase] = []
         with MemoryTracker(self._weights) as tracker:
 
@@ -148,8 +180,9 @@ class Stage:
                 yield
                 found.append(Phase(name, tracker.live, tracker.peak))
 
-            with phase(ENCODING), torch.no_grad():
-                self._encode()
+            if whole:
+                with phase(ENCODING), torch.no_grad():
+                    self._encode()
             with phase(TRAJECTORY), torch.no_grad():
                 self._predict(2 * batch)
             with phase(GRADIENT):
@@ -159,16 +192,19 @@ class Stage:
             with phase(BACKWARD):
                 loss.backward()
             del x0, loss
-            with phase(LOOK), torch.no_grad():
-                self._look()
+            if whole:
+                with phase(LOOK), torch.no_grad():
+                    images = self._sample()
+                with phase(JUDGING), torch.no_grad():
+                    for scorer in self._scorers.values():
+                        self._score(scorer, images)
         return found
 
     def _encode(self) -> None:
-        """One prompt, as NegativeEmbeddingTarget encodes them."""
+        """One prompt, as `LatentModel.encode_ahead` encodes them."""
         for encoder in self._skeleton.encoders.values():
-            config = encoder.config
-            length = self._skeleton.family.t5_tokens or 1
-            length = getattr(config, "max_position_embeddings", length)
+            clip = type(encoder).__name__ in CLIP
+            length = encoder.config.max_position_embeddings if clip else self._skeleton.family.t5_tokens
             encoder(torch.ones(1, length, dtype=torch.long))
 
     def _predict(self, batch: int, embeds: Tensor | None = None) -> Tensor:
@@ -194,7 +230,7 @@ class Stage:
 
     def _decode(self, latents: Tensor) -> Tensor:
         vae = self._skeleton.vae
-        return vae.decode(latents.to(vae.dtype)).sample / 2 + 0.5
+        return vae.decode(latents.to(vae.dtype)).sample.float() / 2 + 0.5
 
     def _score(self, scorer: Any, images: Tensor) -> Tensor:
         """As ClipReward scores: the pictures with a graph, the prompts without."""
@@ -209,9 +245,10 @@ class Stage:
             prompts = scorer.get_text_features(input_ids=ids).pooler_output
         return (encoded * prompts).sum(-1)
 
-    def _look(self) -> None:
-        """One batch of the monitor's pictures."""
+    def _sample(self) -> Tensor:
+        """One batch of the monitor's pictures, of which the last ones that are decoded at once stand for all."""
         self._predict(2 * BATCH)
-        images = self._decode(self._skeleton.latents(BATCH, self._resolution)).clamp(0, 1)
-        for scorer in self._scorers.values():
-            self._score(scorer, images)
+        latents = self._skeleton.latents(BATCH, self._resolution)
+        last = self._decode(latents[:DECODED_AT_ONCE]).clamp(0, 1)
+        others = torch.zeros(BATCH - DECODED_AT_ONCE, *last.shape[1:]).to(last.dtype)
+        return torch.cat([others, last])

@@ -19,13 +19,16 @@ LIBRARIES: dict[str, Any] = {
     "UNet2DConditionModel": diffusers,
     "SD3Transformer2DModel": diffusers,
     "PixArtTransformer2DModel": diffusers,
+    "SanaTransformer2DModel": diffusers,
     "AutoencoderKL": diffusers,
-    **dict.fromkeys((*CLIP, "T5EncoderModel", "CLIPModel", "CLIPVisionModelWithProjection"), transformers),
+    "AutoencoderDC": diffusers,
+    **dict.fromkeys((*CLIP, "T5EncoderModel", "Gemma2Model"), transformers),
+    **dict.fromkeys(("CLIPModel", "CLIPVisionModelWithProjection"), transformers),
 }
 """Class of a component -> its library."""
 MODELS = {
     name: CONFIGS / "plan" / f"{name}.json"
-    for name in ("sd1.5", "sdxl", "sd3.5-medium", "pixart-alpha", "pixart-sigma")
+    for name in ("sd1.5", "sdxl", "sd3.5-medium", "pixart-alpha", "pixart-sigma", "sana")
 }
 """Short name -> the public configurations of its components in one file: class_name and, by component, config.json."""
 TOWERS = {
@@ -48,7 +51,9 @@ class Family:
     inputs: Callable[[Any, int, int], dict[str, Any]]
     """(denoiser, batch, tokens) -> its arguments beside the latents, random but for their shapes."""
     t5_tokens: int = 0
-    """Tokens of T5 that the pipeline asks for, after those of CLIP."""
+    """Tokens of T5 or Gemma that the pipeline asks for, after those of CLIP."""
+    vae_checkpoints: bool = True
+    """Its VAE can compute activations again."""
 
 
 def _unet_inputs(denoiser: Any, batch: int, tokens: int) -> dict[str, Any]:
@@ -65,7 +70,7 @@ def _sd3_inputs(denoiser: Any, batch: int, tokens: int) -> dict[str, Any]:
     config = denoiser.config
     return {
         "encoder_hidden_states": torch.zeros(batch, tokens, config.joint_attention_dim),
-        "pooled_projections": torch.zeros(batch, config.pooled_projection_dim),
+        "pooled_projections": torch.zeros(batch, config.pooled_projection_dim).to(denoiser.dtype),
         "timestep": torch.ones(batch),
     }
 
@@ -82,12 +87,21 @@ def _pixart_inputs(denoiser: Any, batch: int, tokens: int) -> dict[str, Any]:
     }
 
 
+def _sana_inputs(denoiser: Any, batch: int, tokens: int) -> dict[str, Any]:
+    return {
+        "encoder_hidden_states": torch.zeros(batch, tokens, denoiser.config.caption_channels),
+        "encoder_attention_mask": torch.ones(batch, tokens),
+        "timestep": torch.ones(batch),
+    }
+
+
 FAMILIES = {
     "StableDiffusionPipeline": Family("unet", _unet_inputs),
     "StableDiffusionXLPipeline": Family("unet", _unet_inputs),
     "StableDiffusion3Pipeline": Family("transformer", _sd3_inputs, t5_tokens=256),
     "PixArtAlphaPipeline": Family("transformer", _pixart_inputs, t5_tokens=120),
     "PixArtSigmaPipeline": Family("transformer", _pixart_inputs, t5_tokens=300),
+    "SanaPipeline": Family("transformer", _sana_inputs, t5_tokens=300, vae_checkpoints=False),
 }
 """Pipeline class -> how it calls its denoiser. Encoder-side lengths are the pipelines' own defaults."""
 
@@ -110,7 +124,9 @@ class Skeleton:
     @property
     def vae_scale(self) -> int:
         """Pixels of one latent's side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        config = self.vae.config
+        levels = config.get("block_out_channels") or config.encoder_block_out_channels  # the latter AutoencoderDC's
+        return 2 ** (len(levels) - 1)
 
     def latents(self, batch: int, resolution: int) -> Tensor:
         side = resolution // self.vae_scale

@@ -23,6 +23,10 @@ class AestheticReward:
         self.model = model.requires_grad_(False).eval()
         self.preprocess = preprocess
 
+    def modules(self) -> list[nn.Module]:
+        """What has weights."""
+        return [self.model]
+
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         return self.model(pixel_values=self.preprocess(images).to(self.model.dtype)).image_embeds.squeeze(-1)
 
@@ -52,6 +56,10 @@ class LaionAestheticReward:
         self.model = model.requires_grad_(False).eval()
         self.head = head.requires_grad_(False).eval()
         self.preprocess = preprocess
+
+    def modules(self) -> list[nn.Module]:
+        """What has weights."""
+        return [self.model, self.head]
 
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         embeds = self.model(pixel_values=self.preprocess(images).to(self.model.dtype)).image_embeds

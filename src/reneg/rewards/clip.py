@@ -39,6 +39,10 @@ class ClipReward:
         limit = self.model.config.text_config.max_position_embeddings
         self._tokenize = PromptTokenizer(tokenizer, limit, name=name, clean=clean)
 
+    def modules(self) -> list[torch.nn.Module]:
+        """What has weights."""
+        return [self.model]
+
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         cosines = (self.encode_images(images) * self.encode_prompts(prompts)).sum(-1)
         return self.model.logit_scale.exp() * cosines if self._scaled else cosines

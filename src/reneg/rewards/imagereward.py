@@ -92,6 +92,10 @@ class ImageReward:
         self.tokenizer, self.preprocess = tokenizer, preprocess
         self._tokenize = PromptTokenizer(tokenizer, MAX_TOKENS, name=name)
 
+    def modules(self) -> list[nn.Module]:
+        """What has weights."""
+        return [self.model]
+
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         pixels = self.preprocess(images).to(self.model.vision.dtype)
         tokens = self._tokenize(prompts, pixels.device)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from reneg.interfaces import Reward
+from reneg.interfaces import ModuleReward, Reward
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,10 @@ class Mixture:
         self.scales: dict[str, float] = {}
         """Key of a part -> its scale; empty before `fit`, unless a checkpoint gives them back."""
         self._seen: list[dict[str, Tensor]] = []
+
+    def modules(self) -> list[torch.nn.Module]:
+        """Those of the parts that have some."""
+        return [m for part in self._rewards.values() if isinstance(part, ModuleReward) for m in part.modules()]
 
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """The weighted sum; the parts are kept until `take` fetches them."""

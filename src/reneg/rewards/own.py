@@ -35,6 +35,10 @@ class OwnReward:
             function.requires_grad_(False).eval()
         self.name, self._function = name, function
 
+    def modules(self) -> list[torch.nn.Module]:
+        """The function, if it is a module; weights that it holds in another way are not known."""
+        return [self._function] if isinstance(self._function, torch.nn.Module) else []
+
     def __call__(self, images: Float[Tensor, "b 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " b"]:
         """Raises ValueError: the scores are not `[b]` numbers, or have no gradient where one is needed."""
         scores = self._function(images, prompts)

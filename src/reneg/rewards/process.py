@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 import tomllib
 import weakref
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from threading import Event, Timer
+from selectors import EVENT_READ, EVENT_WRITE, DefaultSelector
 from typing import Any, NoReturn, cast
 
 import torch
@@ -116,7 +117,9 @@ class ProcessReward:
             self._errors.close()
             raise ValueError(f"reward {self.name!r}: cannot start {settings.command[0]!r} ({error})") from error
         self._input = cast(io.RawIOBase, self._process.stdin)
-        self._output = io.BufferedReader(cast(io.RawIOBase, self._process.stdout))
+        self._output = cast(io.RawIOBase, self._process.stdout)
+        self._unread = b""
+        os.set_blocking(self._input.fileno(), False)  # a long request fills the pipe while the scorer does not read
         self._close = weakref.finalize(self, _stop, self._process, self._input, self._output, self._errors)
         greeting = self._exchange(None)
         if greeting.get("protocol") != PROTOCOL:
@@ -156,29 +159,48 @@ class ProcessReward:
         """Send a request, if there is one, and read the answer."""
         if self._failure is not None:
             raise ValueError(self._failure)
-        expired = Event()
-
-        def expire() -> None:
-            expired.set()
-            _kill(self._process)  # which ends the waiting below
-
-        line, timer = b"", Timer(self._timeout, expire)
-        timer.start()
+        deadline = time.monotonic() + self._timeout
         try:
-            left = memoryview(json.dumps(request).encode() + b"\n" if request else b"")
-            while left:
-                left = left[self._input.write(left) or 0 :]
-            line = self._output.readline(LONGEST_LINE)
+            if request:
+                self._send(json.dumps(request).encode() + b"\n", deadline)
+            line = self._receive(deadline)
         except OSError:  # it is gone; the cause is told below
             line = b""
-        finally:
-            timer.cancel()
-            timer.join()  # it holds this object, whose end is the process's
-        if expired.is_set():
-            self._fail(f"gave no answer in {self._timeout:g} seconds; raise its timeout if it needs more")
         if not line:
             self._fail(self._end())
         return self._read(line)
+
+    def _send(self, line: bytes, deadline: float) -> None:
+        left = memoryview(line)
+        while left:
+            self._wait(self._input, EVENT_WRITE, deadline)
+            left = left[self._input.write(left) or 0 :]
+
+    def _receive(self, deadline: float) -> bytes:
+        """A line; without its end where the output was closed, or grew too long, before it came."""
+        while b"\n" not in self._unread and len(self._unread) < LONGEST_LINE:
+            self._wait(self._output, EVENT_READ, deadline)
+            read = self._output.read(1 << 16)
+            if not read:
+                break
+            self._unread += read
+        line, end, self._unread = self._unread.partition(b"\n")
+        return line + end
+
+    def _wait(self, stream: io.RawIOBase, event: int, deadline: float) -> None:
+        """Until a pipe can be read or written; a process of the scorer's own may keep it open after the scorer ended.
+
+        Raises:
+            BrokenPipeError: the scorer has ended.
+            ValueError: its time is up; in one line.
+        """
+        with DefaultSelector() as selector:
+            selector.register(stream, event)
+            while not selector.select(min(1.0, max(0.0, deadline - time.monotonic()))):
+                if time.monotonic() >= deadline:
+                    self._fail(f"gave no answer in {self._timeout:g} seconds; raise its timeout if it needs more")
+                if self._process.poll() is not None and not selector.select(0):
+                    raise BrokenPipeError
 
     def _read(self, line: bytes) -> dict[str, Any]:
         try:

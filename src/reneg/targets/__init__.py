@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from reneg.config import LearnConfig
+from reneg.config import RunConfig
 from reneg.interfaces import DiffusionModel, Target
 from reneg.targets.denoiser import all_weights
 from reneg.targets.embedding_and_scale import EmbeddingAndScaleTarget
@@ -20,7 +20,7 @@ class TargetRow:
     """One value of `--target`."""
 
     # Any: a DiffusionModel is enough for an embedding, the others need a PipelineModel.
-    make: Callable[[Any, LearnConfig], Target]
+    make: Callable[[Any, RunConfig], Target]
     file_name: str
     """Of the result in the run folder."""
 
@@ -38,6 +38,6 @@ TARGETS: dict[str, TargetRow] = {
 }
 
 
-def make_target(model: DiffusionModel, config: LearnConfig) -> Target:
+def make_target(model: DiffusionModel, config: RunConfig) -> Target:
     """The target that `--target` names, on a model."""
     return TARGETS[config.target].make(model, config)

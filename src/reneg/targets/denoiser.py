@@ -6,15 +6,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy, PipelineModel
-from reneg.targets.encoded_prompts import EncodedPrompts
 from reneg.targets.weights import Weights, make_trainable, weights_digest
 
 
 class DenoiserTarget:
     """Parameters within the denoiser, trained where they are: the model that is given changes.
 
-    Both branches of Eq. 5 go through them, so both keep a graph. The text encoder stays as it is, prompts are encoded
-    once, and the negative is what the pipeline takes without a negative prompt.
+    Both branches of Eq. 5 go through them, so both keep a graph. The text encoder stays as it is, and the
+    negative is what the pipeline takes without a negative prompt.
     """
 
     policy = GradientPolicy(positive=True, negative=True)
@@ -31,7 +30,6 @@ class DenoiserTarget:
         """
         self.named = named
         self._digest, self._facts, self._null = digest, facts or {}, model.null_conditioning().detach()
-        self._encoded = EncodedPrompts()
 
     def parameters(self) -> list[Parameter]:
         return list(self.named.values())
@@ -48,7 +46,7 @@ class DenoiserTarget:
         return self._null
 
     def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        return self._encoded(model, prompts), self._null.expand(len(prompts))
+        return model.encode_prompt(prompts), self._null.expand(len(prompts))
 
     def artifact(self, metadata: dict[str, str]) -> Weights:
         return Weights.of(self.named, metadata | self._facts)

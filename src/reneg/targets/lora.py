@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 
 from reneg.interfaces import PipelineModel
 from reneg.randomness import make_generator
@@ -25,22 +26,42 @@ def lora(model: PipelineModel, *, rank: int, seed: int) -> DenoiserTarget:
     Raises:
         ValueError: peft is not installed.
     """
-    digest, denoiser = weights_digest([model.denoiser]), model.denoiser
-    with torch.random.fork_rng():  # peft draws from the global generator
-        denoiser.add_adapter(_config(rank), ADAPTER)
-    prefix, named = component_name(model, denoiser), {}
-    for number, (name, parameter) in enumerate((n, p) for n, p in denoiser.named_parameters() if p.requires_grad):
-        parameter.data = torch.zeros_like(parameter, dtype=torch.promote_types(torch.float32, parameter.dtype))
-        if ".lora_A." in name:
-            noise = torch.randn(parameter.shape, generator=make_generator(seed, "lora", number))
-            parameter.data.copy_(noise / rank)
-        named[f"{prefix}.{name.replace(f'.{ADAPTER}.', '.')}"] = parameter
+    digest, prefix = weights_digest([model.denoiser]), component_name(model, model.denoiser)
+    adapters = add_adapter(model.denoiser, rank=rank, seed=seed)
+    named = {f"{prefix}.{name.replace(f'.{ADAPTER}.', '.')}": parameter for name, parameter in adapters.items()}
     return DenoiserTarget(model, named, digest, {"lora_rank": str(rank), "lora_alpha": str(rank)})
 
 
-def _config(rank: int) -> Any:
+def add_adapter(
+    denoiser: Any, *, rank: int, seed: int, name: str = ADAPTER, alpha: int | None = None
+) -> dict[str, Parameter]:
+    """Add adapters to a denoiser, the only ones that are active and trainable then.
+
+    Args:
+        alpha: alpha / rank scales B A; None takes the rank, and A as `lora` has it. With a number A is as peft begins
+            it, uniform with variance 1 / (3 inputs) (Kaiming).
+
+    Returns:
+        Their parameters, float32 at least, by their names in the denoiser; the B among them are zero.
+
+    Raises:
+        ValueError: peft is not installed.
+    """
+    with torch.random.fork_rng():  # peft draws from the global generator
+        torch.manual_seed(seed)
+        denoiser.add_adapter(_config(rank, rank if alpha is None else alpha), name)
+    named = {own: parameter for own, parameter in denoiser.named_parameters() if f".{name}." in own}
+    for number, (own, parameter) in enumerate(named.items()):
+        parameter.data = parameter.data.to(torch.promote_types(torch.float32, parameter.dtype))
+        if ".lora_A." in own and alpha is None:
+            noise = torch.randn(parameter.shape, generator=make_generator(seed, "lora", number))
+            parameter.data.copy_(noise / rank)
+    return named
+
+
+def _config(rank: int, alpha: int) -> Any:
     try:
         from peft import LoraConfig
     except ImportError as error:
         raise ValueError("--target lora needs peft; install it with: pip install 'reneg[lora]'") from error
-    return LoraConfig(r=rank, lora_alpha=rank, target_modules=PROJECTIONS)
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=PROJECTIONS)

@@ -9,7 +9,6 @@ from torch import Tensor
 from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy
 from reneg.negative import NegativeEmbedding
 from reneg.randomness import make_generator
-from reneg.targets.encoded_prompts import EncodedPrompts
 
 JITTER = 0.1
 """Standard deviation of what sets hidden tokens apart, relative to the root mean square of the token they copy."""
@@ -19,8 +18,7 @@ class NegativeEmbeddingTarget:
     """One embedding for all prompts, initialised with the null text's encoding.
 
     Only the negative branch keeps a graph. The parameter is float32 at least, whatever the model's precision, and is
-    cast where it is used. Prompts are encoded once and kept in the model's precision. Families with a pooled vector
-    learn the negative one of it as well.
+    cast where it is used. Families with a pooled vector learn the negative one of it as well.
 
     Of a masked null text the denoiser reads one token: the others would get no gradient, and are all alike, so that
     without the mask they would get the same one and stay alike for ever. There all tokens are read, and those that
@@ -42,7 +40,6 @@ class NegativeEmbeddingTarget:
         self.negative_prompt_embeds = self._parameter(embeds)
         pooled = self.null.pooled_prompt_embeds
         self.negative_pooled_prompt_embeds = None if pooled is None else self._parameter(pooled)
-        self._encoded = EncodedPrompts()
 
     def _parameter(self, tensor: Tensor) -> torch.nn.Parameter:
         return torch.nn.Parameter(tensor.to(self._dtype, copy=True))
@@ -66,7 +63,7 @@ class NegativeEmbeddingTarget:
         )
 
     def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
-        return self._encoded(model, prompts), self.negative().expand(len(prompts))
+        return model.encode_prompt(prompts), self.negative().expand(len(prompts))
 
     def artifact(self, metadata: dict[str, str]) -> NegativeEmbedding:
         return NegativeEmbedding.learned(self.negative(), self.null.prompt_embeds, metadata)

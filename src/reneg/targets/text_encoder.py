@@ -16,7 +16,7 @@ class TextEncoderTarget:
     tensor by its encoder's place in the pipeline, as in `text_encoder.text_model.final_layer_norm.weight`.
     """
 
-    policy = GradientPolicy(positive=True, negative=True)
+    policy = GradientPolicy(positive=True, negative=True, text=True)
 
     def __init__(self, model: PipelineModel):
         self._model, self._digest = model, weights_digest(model.encoders)

@@ -1,4 +1,7 @@
-"""Weights files as what a model is sampled with: recognised by their content, checked, applied for a while."""
+"""Weights files as what a model is sampled with: recognised by their content, checked, applied for a while.
+
+Those that `reneg learn` writes, and published ones: docs/baselines.md tells which, and where they are.
+"""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -7,14 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from reneg.interfaces import DiffusionModel, PipelineModel
+from reneg.official import DAMAGE, UNPICKLING, looks_official
 from reneg.targets.weights import component_name, holding
 
 ADAPTER = "contender"
+DENOISER_FILES = tuple(
+    f"{part}diffusion_pytorch_model.{suffix}"
+    for suffix in ("safetensors", "bin")
+    for part in ("", "unet/", "transformer/")
+)
+"""Where a folder holds a denoiser's weights: its own, or a whole pipeline's."""
+CLIP_PARTS = ("text_model.", "embeddings.", "encoder.layers.", "final_layer_norm.")
+"""How tensors begin in the own file of CLIP's text encoder."""
+WHOLE_CHECKPOINT = "model.diffusion_model."
+"""How tensors begin in a checkpoint that holds all parts of a Stable Diffusion in its first layout."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +66,8 @@ class WeightsFile:
             finally:
                 model.pipe.unload_lora_weights()
         else:
-            own, tensors = parameters_by_name(model, self.kind), load_file(self.path)
+            own = parameters_by_name(model, self.kind)
+            tensors = {_name(name): tensor for name, tensor in _read_tensors(self.path).items() if _counts(name)}
             with holding([own[name] for name in tensors], list(tensors.values())):
                 yield
 
@@ -61,24 +77,34 @@ def parameters_by_name(model: PipelineModel, kind: Literal["denoiser", "text_enc
     if kind == "denoiser":
         return dict(model.denoiser.named_parameters())
     encoders = {component_name(model, encoder): encoder for encoder in model.encoders}
-    return {f"{part}.{name}": p for part, encoder in encoders.items() for name, p in encoder.named_parameters()}
+    return {_name(f"{part}.{name}"): p for part, encoder in encoders.items() for name, p in encoder.named_parameters()}
 
 
 def open_weights(path: Path, model: DiffusionModel) -> WeightsFile | None:
-    """A weights file for a model: one that `reneg learn` wrote, a LoRA, or the denoiser's of a diffusers folder.
+    """A weights file for a model: one that `reneg learn` wrote, a LoRA, a denoiser's or a text encoder's own file.
+
+    Precision does not matter. Of a `.bin`, `.pt` or `.pth` file tensors alone are read, never code.
+
+    Args:
+        path: a file, or a folder with a denoiser's file in it, such as a whole pipeline's.
 
     Returns:
         None for everything else, such as a negative embedding.
 
     Raises:
-        ValueError: it holds weights of another model.
+        ValueError: it holds weights of another model, or a whole checkpoint.
     """
+    path = next((path / name for name in DENOISER_FILES if (path / name).is_file()), path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (SafetensorError, OSError):
-        return None  # no safetensors file: its own reader tells what is wrong with it
+        metadata, shapes = _describe(path)
+    except (SafetensorError, *DAMAGE, *UNPICKLING):
+        return None  # its own reader tells what is wrong with it
+    if any(name.startswith(WHOLE_CHECKPOINT) for name in shapes):
+        raise ValueError(
+            f"{path} is a whole checkpoint in Stable Diffusion's first layout; convert it to a diffusers folder "
+            "(StableDiffusionPipeline.from_single_file, save_pretrained), and give that"
+        )
+    shapes = {_name(name): shape for name, shape in shapes.items() if _counts(name)}
     kind = _kind_of(shapes, metadata)
     if kind is None or not isinstance(model, PipelineModel):
         return None
@@ -93,6 +119,45 @@ def open_weights(path: Path, model: DiffusionModel) -> WeightsFile | None:
             )
     with path.open("rb") as file:
         return WeightsFile(path, kind, metadata, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _describe(path: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
+    """A file's metadata, and the shapes of its tensors by name; none where it is no state dict."""
+    if _is_torch(path):
+        content = _load(path, "meta")
+        named = isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())
+        return {}, {str(name): tuple(tensor.shape) for name, tensor in content.items()} if named else {}
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {}), {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    return _load(path, "cpu") if _is_torch(path) else load_file(path)
+
+
+def _is_torch(path: Path) -> bool:
+    return path.is_file() and (path.suffix.lower() in (".pt", ".pth") or looks_official(path))
+
+
+def _load(path: Path, device: str):
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _name(name: str) -> str:
+    """What a tensor is called here, whoever wrote it.
+
+    torch's wrapper for several devices adds a prefix; a text encoder's own file does not name the component, and
+    transformers dropped the part `text_model` from CLIP's names at some time.
+    """
+    name = name.removeprefix("module.")
+    if name.startswith(CLIP_PARTS):
+        name = f"text_encoder.{name}"
+    return name.replace(".text_model.", ".", 1)
+
+
+def _counts(name: str) -> bool:
+    """Whether a tensor holds weights: older text encoders list the numbers of their places, too."""
+    return not name.endswith(".position_ids")
 
 
 def _kind_of(

@@ -6,7 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 WEIGHTS = Path(__file__).parent / "weights"
-"""Folder of the weights: `generator` (diffusers), `preference`, `monitor`, `judge`, `aesthetic` (transformers)."""
+"""Folder of the weights: `generator` (diffusers); `preference`, `monitor`, `judge`, `aesthetic`, `rewriter`
+(transformers)."""
 
 DENOISERS: dict[str, Path | None] = {
     "world": None,

@@ -1,0 +1,137 @@
+"""Collect what `make results` measured, and write docs/results.md and the README's table from the committed files.
+
+python results/write_docs.py [runs/results]
+"""
+
+import argparse
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from reneg.analysis import EXPERIMENTS
+from reneg.evaluation.tables import mean_rows, paired_rows
+from reneg.report import markdown_table
+
+RESULTS = Path(__file__).parent
+ROOT = RESULTS.parent
+START, END = "<!-- results -->\n", "<!-- end of results -->"
+"""Around the README's table."""
+ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+(?=[^/\s=]+/[^/\s=]+)")
+"""What of a path tells the machine: all but its last two parts."""
+REWARDS = {
+    "world/preference": "training reward",
+    "world/monitor": "monitor",
+    "world/judge": "judge",
+    "world/aesthetic": "aesthetic judge",
+}
+NAMES = {"null": "null text", "handcrafted": "hand-written N*"}
+"""Contender -> its words in the README; of a learned one its seed."""
+COUNTED = ("world/preference", "world/judge", "world/aesthetic")
+"""The rewards of which the README counts wins."""
+
+
+def collect(runs: Path) -> None:
+    """Copy the experiments that are there: results.json without the folders of this machine, and pictures."""
+    for name in EXPERIMENTS:
+        source = runs / name / "results.json"
+        if source.is_file():
+            results = json.loads(source.read_text(encoding="utf-8"))
+            results["settings"] = {k: portable(v) for k, v in results["settings"].items() if k != "output_dir"}
+            text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+            (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+            for picture in source.parent.glob("*.png"):
+                own = picture.stem == name
+                shutil.copyfile(picture, RESULTS / (f"{name}.png" if own else f"{name}-{picture.name}"))
+
+
+def portable(value: Any) -> Any:
+    """A setting without the folders of this machine."""
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    return ABSOLUTE.sub("", value) if isinstance(value, str) else value
+
+
+def experiment_section(name: str) -> list[str]:
+    """One experiment's part of docs/results.md."""
+    results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    version = f"reneg {results['versions']['reneg']}, torch {results['versions']['torch']}"
+    pictures = [f"![{path.stem}](../results/{path.name})" for path in sorted(RESULTS.glob(f"{name}*.png"))]
+    made = f"Made by `reneg reproduce {name} --model {results['settings']['model']}` ({version}); all settings and "
+    made += f"figures are in [`results/{name}.json`](../results/{name}.json)."
+    return [f"## {results['title']}", results["text"], *pictures, markdown_table(results["table"]), made]
+
+
+def evaluation_section(results: dict) -> list[str]:
+    """The embeddings of several seeds on the whole evaluation set."""
+    overall, seeds = results["overall"], results["settings"]["num_seeds"]
+    return [
+        "## Learned embeddings against the null text and N*",
+        f"{overall['num_prompts']} evaluation prompts, {seeds} noises each, the same for all; 95 % intervals from a "
+        "bootstrap over prompts. The learned embeddings differ in the seed of learning alone. By style, and against "
+        "N*: [`results/world.md`](../results/world.md).",
+        markdown_table(mean_rows(results, overall)),
+        *results["notes"],
+        markdown_table([row for row in paired_rows(results, overall) if row["against"] == "null"]),
+    ]
+
+
+def summary_table(results: dict) -> str:
+    """The README's table."""
+    overall, rows = results["overall"], []
+    for name, figures in overall["negatives"].items():
+        row = {"": NAMES.get(name, f"learned, {name.replace('-', ' ')}")}
+        row |= {word: f"{figures['rewards'][reward]['mean']['mean']:.2f}" for reward, word in REWARDS.items()}
+        for reward in COUNTED:
+            row[f"wins against null: {REWARDS[reward]}"] = wins(figures["rewards"][reward])
+        rows.append(row)
+    real = {word: f"{overall['real']['rewards'][reward]['mean']:.2f}" for reward, word in REWARDS.items()}
+    rows.append({column: "–" for column in rows[0]} | {"": "real pictures"} | real)
+    return markdown_table(rows)
+
+
+def wins(figures: dict) -> str:
+    """The win rate against the null text, in whole percent; a dash for the null text itself."""
+    rate = figures["win_rate"].get("null") if "win_rate" in figures else None
+    if rate is None:
+        return "–"
+    return f"{100 * rate['mean']:.0f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
+
+
+def replace_block(text: str, block: str) -> str:
+    """A text with what stands between its markers replaced.
+
+    Raises:
+        ValueError: it lacks them.
+    """
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md lacks the lines {START.strip()} and {END}")
+    return text[: text.index(START) + len(START)] + f"\n{block}\n\n" + text[text.index(END) :]
+
+
+def write_docs() -> None:
+    """docs/results.md and the README's table, from the files beside this script alone."""
+    world = json.loads((RESULTS / "world.json").read_text(encoding="utf-8"))
+    parts = [
+        "# Results",
+        "Written by `results/write_docs.py` from the files in `results/`; `make results` measures them anew. "
+        "How to run one of them, or the same on Stable Diffusion: [`reproduce.md`](reproduce.md). All of this is the "
+        "bundled world; no Stable Diffusion weights were run.",
+        *evaluation_section(world),
+    ]
+    for name in EXPERIMENTS:
+        if (RESULTS / f"{name}.json").is_file():
+            parts += experiment_section(name)
+    (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    readme = ROOT / "README.md"
+    readme.write_text(replace_block(readme.read_text(encoding="utf-8"), summary_table(world)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="?", help="folder with one folder an experiment")
+    arguments = parser.parse_args()
+    if arguments.runs:
+        collect(arguments.runs)
+    write_docs()
