@@ -25,7 +25,7 @@ from .training import learning_rate_at
 
 END = "<|endoftext|>"
 WIDTH, LAYERS, HEADS, POSITIONS = 96, 3, 4, 512
-BATCH, STEPS, RATE = 16, 700, 2e-3
+BATCH, STEPS, RATE = 16, 3500, 2e-3
 """A number of steps, and not of minutes as for the other models, since it is short."""
 
 Pair = tuple[str, str]
