@@ -80,6 +80,10 @@ def test_every_row_is_evaluated_with_what_was_chosen(config: Table2Config, finis
         assert rows[name]["guidance_scale"] == scale
         assert (f"{name}-at-7.5" in rows) == (scale != 7.5)
     assert rows["lora"]["guidance_scale"] == 7.5  # nothing to choose
+    assert finished["evaluation"]["bases"] == ["null", "reneg"]  # rows, and no row's second line
+    assert list(rows) == sorted(
+        rows, key=[f"{n}{s}" for n in ("null", "reneg", "lora") for s in ("", "-at-7.5")].index
+    )
     learned = config.output_dir / "reneg" / f"all-{tuning['reneg/choose-value']['chosen']}"
     assert rows["reneg"]["chosen"] == tuning["reneg/choose-value"]["chosen"]
     evaluation = json.loads((config.output_dir / "evaluation-evaluate" / "results.json").read_text())

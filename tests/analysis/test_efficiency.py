@@ -13,6 +13,7 @@ from tiny import tiny_model
 from reneg.algorithm import predict_guided
 from reneg.analysis.config import Table1Config
 from reneg.analysis.efficiency import (
+    _orders,
     efficiency,
     measure,
     parameter_groups,
@@ -161,6 +162,14 @@ def test_table(tiny):
     assert lora["share_of_A"] == 0
     assert lora["E"]["mean"] == pytest.approx(3 / (10 * lora["d"]))
     assert lora["rms"]["mean"] == pytest.approx(3 / math.sqrt(10 * lora["d"]))
+
+
+def test_orders_are_told_by_both_measures():
+    """More numbers, each of which does more: first by the root mean square, and last by E."""
+    few, many = {"E": {"mean": 2.0}, "rms": {"mean": 1.0}}, {"E": {"mean": 1.0}, "rms": {"mean": 2.0}}
+    told = _orders({"n": few, "all weights": many})
+    assert told.startswith("By E: n > all weights (the paper: n > all weights).")
+    assert told.endswith("By the root mean square: all weights > n.")
 
 
 def test_the_interval_is_of_the_root():

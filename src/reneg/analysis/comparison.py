@@ -217,15 +217,14 @@ class Table2:
     def evaluate(self, names: Sequence[str]) -> dict:
         """Compare rows, each with its own guidance scale, and once more with the common one where it chose another;
         pictures that are there are not made again."""
-        common, negatives, scales = self.config.guidance_scale, [], []
-        for name in names:
-            value, scale = self.value(name, tuning=False), self.scale(name)
-            negatives.append(f"{name}={value}")
-            if scale is not None:
-                scales.append(f"{name}={scale}")
-            if scale not in (None, common):
-                negatives.append(f"{at_common_scale(name, common)}={value}")
-                scales.append(f"{at_common_scale(name, common)}={common}")
+        common = self.config.guidance_scale
+        tuned = {name: scale for name in names if (scale := self.scale(name)) is not None}
+        again = {name: at_common_scale(name, common) for name, scale in tuned.items() if scale != common}
+        # The rows first: wins are counted against the first two, null and N*.
+        negatives = [f"{name}={self.value(name, tuning=False)}" for name in names]
+        negatives += [f"{other}={self.value(name, tuning=False)}" for name, other in again.items()]
+        scales = [f"{name}={scale}" for name, scale in tuned.items()]
+        scales += [f"{other}={common}" for other in again.values()]
         return evaluate(replace(self._evaluated, negatives=negatives, scales=scales))
 
 
@@ -257,9 +256,10 @@ def write_table(table: Table2, results: dict) -> Path:
     """Write what an evaluation tells of the rows, with what was chosen for each and the paper's figures."""
     config, told = table.config, {negative["name"]: negative for negative in results["negatives"]}
     rows, content = [], {}
-    for name, figures in results["overall"]["negatives"].items():
-        row = table.rows.get(name.removesuffix(at_common_scale("", config.guidance_scale)))
-        assert row is not None
+    figures_of, common = results["overall"]["negatives"], config.guidance_scale
+    lines = [(own, row) for row in table.rows.values() for own in (row.name, at_common_scale(row.name, common))]
+    for name, row in [line for line in lines if line[0] in figures_of]:
+        figures = figures_of[name]
         chosen = table.chosen(row) if row.sweep else None
         cells = {"method": name, "scale": f"{told[name]['guidance_scale']:g}"}
         cells |= {"chosen": "" if chosen is None else f"{next(iter(row.sweep))} {chosen}"}

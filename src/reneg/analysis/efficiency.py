@@ -13,7 +13,7 @@ from the eigenvalues that J J^T and J^T J share, and needs a pass for each set.
 import logging
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -223,7 +223,7 @@ def _outcome(config: Table1Config, rows: dict[str, dict], content: dict) -> Outc
     text = (
         f"E = ||J||_F / (N D d) of J = dX/dtheta, N = {content['N']} prompts, D = {content['D']} numbers of a latent, "
         f"{config.num_inference_steps} DDIM steps, guidance {config.guidance_scale:g}; 95 % intervals over "
-        f"{config.num_probes} random directions, for these prompts and noises.\n\n"
+        f"{config.num_probes} random directions, for these prompts and noises.\n\n{_orders(rows)}\n\n"
         "E falls with d by definition. Beside it stands ||J||_F / sqrt(N D d), the root mean square of J's entries; "
         "the paper's is its E times sqrt(D d) with SD 1.5's D and d, and lacks the factor sqrt(N), as N is not given."
         "\n\n"
@@ -232,6 +232,19 @@ def _outcome(config: Table1Config, rows: dict[str, dict], content: dict) -> Outc
         f"it: uniform with variance 1/(3 inputs), alpha = {PEFT_ALPHA}."
     )
     return Outcome("Table 1: parameter efficiency", text, table, content)
+
+
+def _orders(rows: dict[str, dict]) -> str:
+    """Who is before whom by either measure, and in the paper, of the rows that it has."""
+    own = [name for name in TABLE_1 if name in rows]
+
+    def order(value: Callable[[str], float]) -> str:
+        return " > ".join(sorted(own, key=value, reverse=True))
+
+    return (
+        f"By E: {order(lambda name: rows[name]['E']['mean'])} (the paper: {order(TABLE_1.__getitem__)}). "
+        f"By the root mean square: {order(lambda name: rows[name]['rms']['mean'])}."
+    )
 
 
 def _number(estimate: dict) -> str:

@@ -139,7 +139,8 @@ def _outcome(config: Fig3Config, curves: dict, content: dict) -> Outcome:
     text = (
         f"The one-step prediction of x0 (Eq. 6) at every step against the x0 that the same trajectory ends with: "
         f"{config.num_prompts} samples, one noise each, the same for both samplers, {last} steps, guidance "
-        f"{config.guidance_scale:g}; means with 95 % intervals over samples.\n\n{_verdict(curves, last)}\n\n"
+        f"{config.guidance_scale:g}; means with 95 % intervals over samples.\n\n{_verdict(curves, last)} "
+        "At the last step DDPM returns the prediction itself, and DDIM the latents of the first timestep's noise.\n\n"
         'The paper draws its curve from one prompt, and prints no figures: "DDIM consistently outperforms DDPM".'
     )
     image = {"fig3.png": ("x0 against its one-step prediction; bands are 95 % intervals over samples", _plot(curves))}
