@@ -173,9 +173,11 @@ def test_antithetic_noises_come_in_pairs():
 
 def test_noises_of_a_prompt_share_it_whatever_the_batching(tmp_path: Path) -> None:
     config = quick(tmp_path, noises_per_prompt=4, antithetic=True)
-    together = sample_prompts(config, PROMPTS, range(12))
+    together = sample_prompts(config.seed, PROMPTS, range(12), config.noises_per_prompt)
     assert together == [prompt for group in together[::4] for prompt in [group] * 4] and len(set(together)) == 3
-    assert [sample_prompts(config, PROMPTS, [number])[0] for number in range(12)] == together
+    assert [
+        sample_prompts(config.seed, PROMPTS, [number], config.noises_per_prompt)[0] for number in range(12)
+    ] == together
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_weights_are_drawn_with_and_leave_no_trace(tmp_path):
     shared = {"prompt": ["a cat"], "num_inference_steps": 2, "negative": "bad", "strength": 0.5}
     wanted = write_pictures(model, ["a cat"], GenerateConfig(output_dir=tmp_path / "trained", **shared))
     model, found = tiny_model(), []
-    for name, weights in (("before", None), ("with", tmp_path / "text.safetensors"), ("after", None)):
+    for name, weights in (("before", None), ("with", str(tmp_path / "text.safetensors")), ("after", None)):
         config = GenerateConfig(output_dir=tmp_path / name, weights=weights, **shared)
         found.append(write_pictures(model, ["a cat"], config)[0].read_bytes())
     assert found[1] == wanted[0].read_bytes()
@@ -174,6 +174,6 @@ def test_weights_are_drawn_with_and_leave_no_trace(tmp_path):
 
 def test_weights_that_are_none(model, embedding, tmp_path):
     for path, message in ((embedding, "holds no weights of tiny"), (tmp_path / "gone.safetensors", "no such file")):
-        config = GenerateConfig(prompt=["a cat"], weights=path, output_dir=tmp_path / "out")
+        config = GenerateConfig(prompt=["a cat"], weights=str(path), output_dir=tmp_path / "out")
         with pytest.raises((ValueError, FileNotFoundError), match=f"--weights {path}:? {message}"):
             write_pictures(model, ["a cat"], config)

@@ -235,12 +235,7 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True, dest="command")
-    groups = {"": commands}
-    for name, told in GROUPS.items():
-        group = ArgumentParser(description=told, exit_on_error=False, allow_abbrev=False)
-        commands.add_subcommand(name, group, help=told)
-        groups[name] = group.add_subcommands(required=True, dest="command")
-    subparsers = {}
+    groups, subparsers = {"": commands}, {}
     for name, command in COMMANDS.items():
         subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
         if command.config in POSITIONAL:
@@ -253,6 +248,10 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
                 default = field.default_factory() if field.default_factory is not MISSING else None
                 subparser.add_argument(f"--{flag}", nargs="+", type=str, default=default, help=LISTS[flag])
         group, _, own_name = name.rpartition(" ")
+        if group not in groups:
+            parser_of_group = ArgumentParser(description=GROUPS[group], exit_on_error=False, allow_abbrev=False)
+            commands.add_subcommand(group, parser_of_group, help=GROUPS[group])
+            groups[group] = parser_of_group.add_subcommands(required=True, dest="command")
         groups[group].add_subcommand(own_name, subparser, help=command.help)
         subparsers[name] = subparser
     return parser, subparsers

@@ -202,7 +202,7 @@ def test_the_command(tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"model": "sd9"}, "--model 'sd9' cannot be planned; choose from world, sd1.5"),
+        ({"model": "sd9"}, "--model 'sd9' cannot be planned; choose from world, world-small, world-v, sd1.5"),
         ({"reward": "nothing"}, "--reward 'nothing' cannot be planned; choose from hpsv2.1"),
         ({"model": "sd1.5", "resolution": 500}, "--resolution 500: must be a multiple of 64"),
     ],
