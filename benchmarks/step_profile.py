@@ -4,8 +4,9 @@
     python benchmarks/step_profile.py --model sd1.5-random --resolution 256 --train_batch_size 1 --steps 1
     python benchmarks/step_profile.py --model sd1.5-random --resolution 512 --train_batch_size 1 --steps 1
 
-SD1.5's architecture has random weights here, with CLIP ViT-H, HPSv2's architecture, as the reward. Each call writes its
-row of step_profile.json. Counts are samples; a call outside the denoiser, decoder, reward and text encoder is overhead.
+SD1.5's architecture has random weights here, with CLIP ViT-H, HPSv2's architecture, as the reward. Each call writes
+its row of step_profile.json. Counts are samples; what is not in the denoiser, the decoder, the reward or the text
+encoder is overhead. It is not called profile.py, which would hide Python's own module of that name from torch.
 """
 
 import argparse

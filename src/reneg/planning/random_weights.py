@@ -31,16 +31,22 @@ def random_model(name: str, *, resolution: int, dtype: torch.dtype = torch.float
         torch.manual_seed(SEED)
         unet, vae = build(configs["unet"] | {"sample_size": resolution // 8}, dtype), build(configs["vae"], dtype)
         if name == "sdxl":
-            nothing = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+            nothing: dict[str, Any] = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
             pipe = StableDiffusionXLPipeline(unet=unet, vae=vae, scheduler=scheduler, **nothing, add_watermarker=False)
             return StableDiffusionXL(pipe, name="sdxl with random weights")
         encoder = build(configs["text_encoder"], dtype)
     tokenizer = CLIPTokenizer.from_pretrained(
         WEIGHTS / "generator" / "tokenizer", model_max_length=encoder.config.max_position_embeddings
     )
-    nothing = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    no_checker: dict[str, Any] = {"safety_checker": None, "feature_extractor": None}
     pipe = StableDiffusionPipeline(
-        unet=unet, vae=vae, text_encoder=encoder, tokenizer=tokenizer, scheduler=scheduler, **nothing
+        unet=unet,
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        scheduler=scheduler,
+        requires_safety_checker=False,
+        **no_checker,
     )
     return StableDiffusion(pipe, name=f"{name} with random weights")
 
