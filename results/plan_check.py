@@ -1,35 +1,32 @@
 """`reneg plan` against what autograd really keeps, and its figures for the models of the field (docs/memory.md).
 
 Measured: SD1.5's UNet and decoder and CLIP ViT-H as the reward, with random weights, in float32 on a CPU, one sample;
-the bytes that autograd keeps for the backward pass by its own hooks (tests/saved_bytes.py), on the code that learns.
+the bytes that autograd keeps for the backward pass by its own hooks (planning/saved_bytes.py), on the learning code.
 Two small pictures give a line in the number of pixels, which is followed to 512 pixels.
 
-PYTHONPATH=tests python results/plan_check.py check    # needs 10 GiB of memory; writes plan_check.json
-PYTHONPATH=tests python results/plan_check.py table    # from configurations alone; writes plan_table.json and .md
+python results/plan_check.py check    # needs 10 GiB of memory; writes plan_check.json
+python results/plan_check.py table    # from configurations alone; writes plan_table.json and .md
 """
 
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
-from saved_bytes import Saved
-from tiny import tiny_tokenizer
 
 from reneg.algorithm import one_step_x0
 from reneg.config import PlanConfig
 from reneg.generation import picture_generators
 from reneg.interfaces import Conditioning, GradientPolicy
-from reneg.models.sd import StableDiffusion
+from reneg.models.base import LatentModel
 from reneg.planning import Plan, plan
 from reneg.planning.plan import GIB, GPUS, GRADIENT, SCORING
-from reneg.planning.skeletons import MODELS, build, read_model, read_reward
+from reneg.planning.random_weights import random_model, random_reward
+from reneg.planning.saved_bytes import Saved
+from reneg.planning.skeletons import MODELS
 from reneg.randomness import draw_noise
 from reneg.rewards.clip import ClipReward
-from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
 
 HERE = Path(__file__).parent
 SIDES, FULL = (128, 192), 512
@@ -40,7 +37,7 @@ POLICY = GradientPolicy(positive=False, negative=True)
 def check() -> None:
     """Measure and plan at both sizes, follow the line, and write what came out."""
     torch.set_num_threads(1)
-    model, reward = real_model(), real_reward()
+    model, reward = random_model("sd1.5", resolution=FULL), random_reward("hpsv2.1")
     rows = []
     for checkpointing in (False, True):
         if checkpointing:
@@ -58,25 +55,7 @@ def check() -> None:
     (HERE / "plan_check.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def real_model() -> StableDiffusion:
-    """SD1.5's UNet and VAE with random weights; the texts are given as encodings, so that no encoder is needed."""
-    configs = read_model("sd1.5")
-    unet, vae = (build(configs[part], torch.float32) for part in ("unet", "vae"))
-    parts = {"text_encoder": None, "safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    scheduler: Any = DDIMScheduler(steps_offset=1, clip_sample=False)  # diffusers annotates another type
-    pipe = StableDiffusionPipeline(unet=unet, vae=vae, tokenizer=tiny_tokenizer(), scheduler=scheduler, **parts)
-    return StableDiffusion(pipe, name="sd1.5 with random weights")
-
-
-def real_reward() -> ClipReward:
-    """CLIP ViT-H, HPSv2's architecture, with random weights."""
-    config = read_reward("hpsv2.1", "--reward")
-    size = config["vision_config"]["image_size"]
-    model = build(config, torch.float32)
-    return ClipReward(model, tiny_tokenizer(), ImagePreprocess(size, CLIP_MEAN, CLIP_STD), name="random CLIP ViT-H")
-
-
-def measure(model: StableDiffusion, reward: ClipReward, side: int) -> dict[str, float]:
+def measure(model: LatentModel, reward: ClipReward, side: int) -> dict[str, float]:
     """Bytes kept after the denoiser, and after the decoder and the reward, in a step as learning takes it."""
     generators = picture_generators(0, 0, 1)
     config, latent = model.denoiser.config, side // model.pipe.vae_scale_factor

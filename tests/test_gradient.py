@@ -3,13 +3,13 @@
 import pytest
 import torch
 from fakes import PROMPTS, Brightness, GaussianModel
-from saved_bytes import Saved
 from tiny import tiny_clip_reward, tiny_model
 from torch import Tensor
 
 from reneg.algorithm import denoise, one_step_x0, predict_guided, training_steps
 from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.objective import reward_loss
+from reneg.planning.saved_bytes import Saved
 from reneg.prediction import predict_x0
 from reneg.randomness import Streams, draw_noise
 from reneg.targets import NegativeEmbeddingTarget

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from fakes import PROMPTS, Brightness
-from saved_bytes import Saved
 from short_runs import fake_learner, quick
 from tiny import tiny_clip_reward, tiny_model, tiny_pipeline
 from tiny_pixart import tiny_pixart
@@ -27,6 +26,7 @@ from reneg.models.sana import Sana
 from reneg.models.sd import StableDiffusion
 from reneg.models.sd3 import StableDiffusion3
 from reneg.models.sdxl import StableDiffusionXL
+from reneg.planning.saved_bytes import Saved
 from reneg.randomness import Streams
 from reneg.targets import NegativeEmbeddingTarget
 
