@@ -1,7 +1,7 @@
 """How a batch of samples becomes a gradient: the paper's way (algorithm.py), and others of the field beside it.
 
 All have one signature, and give losses whose sum is the batch's objective: call `backward` on each before asking for
-the next. docs/how_to_choose.md compares them at equal cost.
+the next. docs/how_to_choose.md tells which to take.
 """
 
 from collections.abc import Iterator, Sequence
