@@ -16,8 +16,9 @@ demo: $(VENV)/installed
 	@echo "Learned:   $(CURDIR)/$(DEMO)/report.html"
 	@echo "Evaluated: $(CURDIR)/$(DEMO)/evaluation/report.html"
 
+# Two processes of one thread each: on small models a second thread hardly helps one process.
 test: $(VENV)/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
 # pytest's exit code 5: there are no slow tests.
 slow: $(VENV)/installed-dev
