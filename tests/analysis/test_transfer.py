@@ -55,6 +55,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TransferConfig:
     )
 
 
+@pytest.mark.slow
 def test_both_experiments_from_the_same_pictures(config: TransferConfig, monkeypatch: pytest.MonkeyPatch):
     table = run_table_3(config)
     results = json.loads((table.parent / "results.json").read_text())

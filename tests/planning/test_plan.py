@@ -125,6 +125,7 @@ def test_a_folders_own_configurations_are_read(plain: Plan):
     assert found.resolution == 16 and found.fits is None
 
 
+@pytest.mark.slow
 def test_settings_change_what_they_should(tiny: Path, plain: Plan):
     saved, lean = phases(plain), phases(tiny_plan(tiny, train_batch_size=4, gradient_checkpointing=True))
     assert lean[GRADIENT].kept < saved[GRADIENT].kept / 2
@@ -133,6 +134,7 @@ def test_settings_change_what_they_should(tiny: Path, plain: Plan):
     assert large[LOOK].peak > 3 * saved[LOOK].peak
 
 
+@pytest.mark.slow
 def test_a_folder_of_pixart(tmp_path: Path):
     """T5 at the pipeline's length; of the transformer's channels the learned sigma is dropped before the VAE."""
     pipe = tiny_pixart()
@@ -144,6 +146,7 @@ def test_a_folder_of_pixart(tmp_path: Path):
     assert found.resolution == 16 and phases(found)[GRADIENT].kept > 0
 
 
+@pytest.mark.slow
 def test_text_encoders_are_gone_after_their_phase_and_offloading_keeps_what_works_together(tiny: Path):
     found = tiny_plan(tiny, train_batch_size=1, monitor=str(tiny / "reward"))
     size = {part.name: part.size for part in found.components}
@@ -159,6 +162,7 @@ def test_text_encoders_are_gone_after_their_phase_and_offloading_keeps_what_work
 
 
 @pytest.mark.parametrize("build", [tiny_sd3, tiny_sana], ids=["sd3", "sana"])
+@pytest.mark.slow
 def test_folders_of_flows_in_bfloat16(tmp_path: Path, build: Any):
     """All parts meet in one precision, as they must in learning."""
     build().save_pretrained(tmp_path / "model")
@@ -175,6 +179,7 @@ def test_precisions_are_those_of_learning(tiny: Path, dtype: str, vae: torch.dty
     assert skeleton.denoiser.dtype == DTYPES[dtype] and skeleton.vae.dtype == vae
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_the_one_that_fits(tiny: Path):
     memory = 1.6
     largest = tiny_plan(tiny, train_batch_size=1).largest_batch(memory)

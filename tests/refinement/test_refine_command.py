@@ -136,6 +136,7 @@ def as_process(rank: int, port: int, config: RefineConfig) -> None:
     PartialState().destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_prompts_and_agree_with_one(world: dict, finished: Path, tmp_path: Path):
     context = multiprocessing.get_context("forkserver")
     port = 20000 + os.getpid() % 20000
@@ -157,6 +158,7 @@ def alone(config: RefineConfig) -> None:
     run_refine(config)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_what_it_has(world: dict, finished: Path, tmp_path: Path):
     """kill -9 as soon as the first prompt is finished, from outside."""
     context = multiprocessing.get_context("forkserver")
