@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -34,7 +35,7 @@ def evaluate_as_process(rank: int, count: int, port: int, config: EvaluateConfig
     assert results["overall"]["num_prompts"] == len(PROMPTS) and results["work"]["processes"] == count
 
 
-def start(config: EvaluateConfig, count: int) -> list[BaseProcess]:
+def start(config: EvaluateConfig, count: int) -> Sequence[BaseProcess]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["short_runs", "reneg.evaluation"])
     with socket.socket() as free:
