@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from reneg.estimators import ESTIMATORS
+from reneg.interfaces import Conditioning
 from reneg.models import load_model
 from reneg.monitor import Monitor, sum_up
 from reneg.randomness import Streams, prompt_index
@@ -80,7 +81,7 @@ def main() -> None:
     (parameter,) = target.parameters()
 
     def look(direction: Tensor) -> dict[str, float]:
-        negative = target.negative([parameter + direction]).detach()
+        negative = Conditioning((parameter + direction).detach())
         means = sum_up([monitor.measure(negative, batch) for batch in monitor.batches]).means
         return {name: round(mean, 4) for name, mean in means.items()}
 

@@ -1,0 +1,201 @@
+"""What `frontier.py` found, as numbers, a table and a picture; see there.
+
+python results/frontier_summary.py [FOLDER]    # writes frontier.json, frontier.md and frontier.png
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import fmean, stdev
+
+import matplotlib
+from frontier import (
+    BUDGET,
+    COARSE,
+    FOLDER,
+    JUDGED_PROMPTS,
+    JUDGES,
+    OTHER_SEEDS,
+    POINTS,
+    RATES,
+    SCHEMES,
+    SEEDS,
+    choose,
+    evaluations,
+    judge_run,
+    null_scores,
+    run_of,
+)
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+JUDGE = JUDGES[0]
+STUDENT = {3: 4.303, 5: 2.776}
+"""Of so many runs: the 97.5 % point of Student's t, for 95 % intervals of their mean."""
+COUNTS = ("denoiser_evaluations", "denoiser_backward_evaluations", "decoded_pictures", "scored_pictures", "seconds")
+
+
+def summarise(folder: Path) -> None:
+    """Write frontier.json, frontier.md and frontier.png."""
+    null = null_scores(folder)
+    curves = {scheme: found for scheme in SCHEMES if (found := curves_of(folder, scheme))}
+    result = {
+        "budget": BUDGET,
+        "judged_prompts": JUDGED_PROMPTS,
+        "null": null,
+        "sweeps": {scheme: choose(folder, scheme)[2] for scheme in RATES},
+        "chosen": {scheme: choose(folder, scheme)[:2] for scheme in RATES},
+        "curves": curves,
+        "at_the_end": {scheme: at_the_end(found, curves["paper"], null) for scheme, found in curves.items()},
+        "crossing": crossings(curves["paper"], curves["fast"], null),
+    }
+    (HERE / "frontier.json").write_text(json.dumps(result, indent=1) + "\n")
+    (HERE / "frontier.md").write_text(as_markdown(result))
+    draw(curves, null, HERE / "frontier.png")
+
+
+def curves_of(folder: Path, scheme: str) -> dict[int, list[dict]]:
+    """Seed -> judged states in order, of the runs that are finished and judged."""
+    found = {}
+    for seed in SEEDS.get(scheme, OTHER_SEEDS):
+        config = run_of(folder, scheme, seed)
+        if (config.output_dir / "judged.json").is_file():
+            found[seed] = judge_run(config, POINTS.get(scheme, COARSE))
+    return found
+
+
+def interval(values: list[float]) -> dict[str, float | None]:
+    """Mean over seeds with its 95 % interval by Student's t."""
+    mean = fmean(values)
+    half = STUDENT[len(values)] * stdev(values) / len(values) ** 0.5 if len(values) in STUDENT else None
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    return {"mean": mean, "low": low, "high": high}
+
+
+def at_the_end(curves: dict[int, list[dict]], paper: dict[int, list[dict]], null: dict[str, float]) -> dict:
+    """Each judge's gain over the null text at the end of the budget, and over the paper's scheme of the same seed."""
+    ends = {seed: curve[-1] for seed, curve in curves.items()}
+    return {
+        "seeds": len(ends),
+        "gain": {name: interval([end["judged"][name] - null[name] for end in ends.values()]) for name in JUDGES},
+        "over_paper": {
+            name: interval([end["judged"][name] - paper[seed][-1]["judged"][name] for seed, end in ends.items()])
+            for name in JUDGES
+        },
+        "counts": {name: fmean([end[name] for end in ends.values()]) for name in COUNTS},
+    }
+
+
+def crossings(paper: dict[int, list[dict]], fast: dict[int, list[dict]], null: dict[str, float]) -> dict:
+    """Where FAST's smoothed curve first reaches what the paper's scheme of the same seed ends with; ratios of cost."""
+    pairs = {}
+    for seed in sorted(paper.keys() & fast.keys()):
+        end, curve = paper[seed][-1], fast[seed]
+        level = end["judged"][JUDGE]
+        values = [null[JUDGE], *(state["judged"][JUDGE] for state in curve)]
+        smooth = [values[0], *(fmean(values[i - 1 : i + 2]) for i in range(1, len(values) - 1)), values[-1]]
+        place = first_reach(smooth, level)
+        if place is None:
+            pairs[seed] = {"level": level, "ratios": None}
+            continue
+        begin = dict.fromkeys(COUNTS, 0.0) | {"evaluations": 0.0}
+        spent = [begin, *(counts_of(state) for state in curve)]
+        total = counts_of(end)
+        low, part = int(place), place - int(place)
+        at = {
+            name: spent[low][name] + part * (spent[min(low + 1, len(curve))][name] - spent[low][name])
+            for name in begin
+        }
+        pairs[seed] = {"level": level, "ratios": {name: at[name] / total[name] for name in begin}}
+    reached = [pair["ratios"] for pair in pairs.values() if pair["ratios"]]
+    means = {name: interval([ratios[name] for ratios in reached]) for name in (reached[0] if reached else {})}
+    return {"judge": JUDGE, "pairs": pairs, "reached": len(reached), "mean_ratios": means}
+
+
+def counts_of(state: dict) -> dict[str, float]:
+    """Each count, and the evaluations with a backward pass as two."""
+    return {name: float(state[name]) for name in COUNTS} | {"evaluations": float(evaluations(state))}
+
+
+def first_reach(values: list[float], level: float) -> float | None:
+    """Where a piecewise linear curve through points 0, 1, 2 … first is at a level or above; None if never."""
+    if values[0] >= level:
+        return 0.0
+    for i in range(1, len(values)):
+        if values[i] >= level:
+            return i - 1 + (level - values[i - 1]) / (values[i] - values[i - 1])
+    return None
+
+
+def text(estimate: dict[str, float | None], digits: int = 2, sign: str = "+") -> str:
+    """A mean with its interval."""
+    mean = f"{estimate['mean']:{sign}.{digits}f}"
+    return (
+        mean
+        if estimate["low"] is None
+        else f"{mean} [{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
+    )
+
+
+def as_markdown(result: dict) -> str:
+    """The tables."""
+    crossing, ends = result["crossing"], result["at_the_end"]
+    lines = [
+        "# Reward against cost",
+        "",
+        "Written by `results/frontier.py summary`. Gains over the null text on "
+        f"{result['judged_prompts']} evaluation prompts, always from the same noises; every run spent about "
+        f"{result['budget']:,} evaluations of the denoiser, a backward pass counted as two. 95 % intervals over "
+        "seeds.",
+        "",
+        "| scheme | seeds | "
+        + " | ".join(JUDGES)
+        + " | judge, over the paper's scheme | forward | backward | decodes |",
+        "|" + "---|" * (len(JUDGES) + 6),
+    ]
+    for scheme, end in ends.items():
+        gains = " | ".join(text(end["gain"][name]) for name in JUDGES)
+        counts = " | ".join(f"{end['counts'][name]:,.0f}" for name in COUNTS[:3])
+        over = "" if scheme == "paper" else text(end["over_paper"][JUDGE])
+        lines.append(f"| {scheme} | {end['seeds']} | {gains} | {over} | {counts} |")
+    lines += [
+        "",
+        f"What the paper's scheme ends with is reached by `fast` in {crossing['reached']} of "
+        f"{len(crossing['pairs'])} pairs, for this share of its cost at the first crossing of the smoothed curve:",
+        "",
+    ]
+    lines += [f"- {name}: {text(ratio, 3, '')}" for name, ratio in crossing["mean_ratios"].items()]
+    lines += ["", "The sweeps, by the monitor's mean at the end, seed 0:", ""]
+    for scheme, rows in result["sweeps"].items():
+        lines += [
+            f"- {scheme}: "
+            + "; ".join(
+                f"rate {row['learning_rate']:g}, batch {row['train_batch_size']}, "
+                f"{row['updates']} updates: {row['monitor']:.3f}"
+                for row in rows
+            )
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def draw(curves: dict[str, dict[int, list[dict]]], null: dict[str, float], path: Path) -> None:
+    """Gain of the judge against the evaluations spent: thin lines are seeds, thick ones their means."""
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for number, (scheme, runs) in enumerate(curves.items()):
+        color = f"C{number}"
+        lines = [[0.0, *(state["judged"][JUDGE] - null[JUDGE] for state in curve)] for curve in runs.values()]
+        costs = [0, *(evaluations(state) for state in next(iter(runs.values())))]
+        for line in lines:
+            axis.plot(costs, line, color=color, alpha=0.25, linewidth=0.8)
+        axis.plot(costs, [fmean(values) for values in zip(*lines, strict=True)], color=color, label=scheme, marker=".")
+    axis.set(xlabel="evaluations of the denoiser (a backward pass: two)", ylabel=f"{JUDGE}, gain over the null text")
+    axis.axhline(0, color="grey", linewidth=0.5)
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    summarise(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER)
