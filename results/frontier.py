@@ -103,7 +103,7 @@ def scorers():
 def judged(negative: torch.Tensor) -> dict[str, float]:
     """Means of each judge over evaluation prompts, always from the same noises, which learning never saw."""
     model, judges = scorers()
-    prompts = thin(load_prompts().evaluate, JUDGED_PROMPTS)
+    prompts = thin([prompt for group in load_prompts().evaluate.values() for prompt in group], JUDGED_PROMPTS)
     totals = dict.fromkeys(judges, 0.0)
     for first in range(0, len(prompts), BATCH):
         part = prompts[first : first + BATCH]

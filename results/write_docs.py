@@ -1,4 +1,5 @@
-"""Collect what `make results` measured, and write docs/results.md and the README's table from the committed files.
+"""Collect what `make results` measured, and write docs/results.md, and the tables of
+README.md and docs/memory.md, from the committed files.
 
 python results/write_docs.py [runs/results]
 """
@@ -17,7 +18,7 @@ from reneg.report import markdown_table
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
 START, END = "<!-- results -->\n", "<!-- end of results -->"
-"""Around the README's table."""
+"""Around what is written into a page, one table a page."""
 ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+(?=[^/\s=]+/[^/\s=]+)")
 """What of a path tells the machine: all but its last two parts."""
 REWARDS = {
@@ -28,6 +29,10 @@ REWARDS = {
 }
 NAMES = {"null": "null text", "handcrafted": "hand-written N*"}
 """Contender -> its words in the README; of a learned one its seed."""
+PEAKS = (
+    "Largest batch of one micro-batch in a GPU of so much memory, by `reneg plan`, with bf16, HPSv2.1 as the reward "
+    "and PickScore as the monitor; weights and peaks in GiB:"
+)
 COUNTED = ("world/preference", "world/judge", "world/aesthetic")
 """The rewards of which the README counts wins."""
 
@@ -99,19 +104,40 @@ def wins(figures: dict) -> str:
     return f"{100 * rate['mean']:.0f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
 
-def replace_block(text: str, block: str) -> str:
-    """A text with what stands between its markers replaced.
+def fill(page: Path, block: str) -> None:
+    """Replace what stands between a page's markers.
 
     Raises:
         ValueError: it lacks them.
     """
+    text = page.read_text(encoding="utf-8")
     if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md lacks the lines {START.strip()} and {END}")
-    return text[: text.index(START) + len(START)] + f"\n{block}\n\n" + text[text.index(END) :]
+        raise ValueError(f"{page.name} lacks the lines {START.strip()} and {END}")
+    filled = text[: text.index(START) + len(START)] + f"\n{block}\n\n" + text[text.index(END) :]
+    page.write_text(filled, encoding="utf-8")
+
+
+def plan_check_table() -> str:
+    """What autograd keeps in SD1.5's gradient step, measured, and what `reneg plan` says of it."""
+    rows = json.loads((RESULTS / "plan_check.json").read_text(encoding="utf-8"))
+    return markdown_table(
+        [
+            {
+                "phase": row["phase"],
+                "checkpointing": "yes" if row["gradient_checkpointing"] else "no",
+                "pixels": str(row["pixels"]),
+                "kept, MiB": f"{row['bytes'] / 2**20:,.1f}",
+                "planned, MiB": f"{row['planned'] / 2**20:,.1f}",
+                "planned / kept": f"{row['ratio']:.3f}",
+                "how": row["how"],
+            }
+            for row in rows
+        ]
+    )
 
 
 def write_docs() -> None:
-    """docs/results.md and the README's table, from the files beside this script alone."""
+    """docs/results.md and the tables of other pages, from the files beside this script alone."""
     world = json.loads((RESULTS / "world.json").read_text(encoding="utf-8"))
     parts = [
         "# Results",
@@ -124,8 +150,9 @@ def write_docs() -> None:
         if (RESULTS / f"{name}.json").is_file():
             parts += experiment_section(name)
     (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    readme = ROOT / "README.md"
-    readme.write_text(replace_block(readme.read_text(encoding="utf-8"), summary_table(world)), encoding="utf-8")
+    fill(ROOT / "README.md", summary_table(world))
+    peaks = (RESULTS / "plan_table.md").read_text(encoding="utf-8").strip()
+    fill(ROOT / "docs" / "memory.md", f"{plan_check_table()}\n\n{PEAKS}\n\n{peaks}")
 
 
 if __name__ == "__main__":
