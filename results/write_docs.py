@@ -136,6 +136,30 @@ def plan_check_table() -> str:
     )
 
 
+def estimators_table() -> str:
+    """What each way to a gradient costs, and what it is worth at the null text."""
+    found = json.loads((RESULTS / "estimators.json").read_text(encoding="utf-8"))
+    rows = [{"gradient": "null text, before any step"} | _measures(found["null"])]
+    for name, way in found["ways"].items():
+        cost = way["cost_of_a_sample"]
+        rows.append(
+            {
+                "gradient": name,
+                "forward": f"{cost['forwards']:.3g}",
+                "backward": f"{cost['backwards']:.3g}",
+                "cosine with the exact": f"{way['cosine_with_exact']:.2f}",
+                "(signal / noise)^2 of 1,000 evaluations": f"{way['squared_signal_to_noise_per_1000_evaluations']:.2f}",
+            }
+            | _measures(way["after_a_step_along"])
+        )
+    columns = dict.fromkeys(key for row in reversed(rows) for key in row)
+    return markdown_table([dict.fromkeys(columns, "") | row for row in rows])
+
+
+def _measures(look: dict) -> dict[str, str]:
+    return {f"{name} after a step": f"{look[name]:.2f}" for name in ("reward", "monitor")}
+
+
 def write_docs() -> None:
     """docs/results.md and the tables of other pages, from the files beside this script alone."""
     world = json.loads((RESULTS / "world.json").read_text(encoding="utf-8"))
@@ -152,6 +176,7 @@ def write_docs() -> None:
     (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     fill(ROOT / "README.md", summary_table(world))
     peaks = (RESULTS / "plan_table.md").read_text(encoding="utf-8").strip()
+    fill(ROOT / "docs" / "how_to_choose.md", estimators_table())
     fill(ROOT / "docs" / "memory.md", f"{plan_check_table()}\n\n{PEAKS}\n\n{peaks}")
 
 
