@@ -125,7 +125,7 @@ def judge_run(config: LearnConfig, points: tuple[int, ...]) -> list[dict]:
         if str(step) not in rows:
             state = load_checkpoint(config.output_dir / checkpoint_name(step))
             rows[str(step)] = judged(state.parameters[0])
-            write_atomically(path, json.dumps(rows, indent=1).encode())
+            write_json(path, rows)
     seconds = {row["step"]: row.get("seconds", 0) for row in learned(config) if row["kind"] == "train"}
     return [
         {"step": int(step), **cost(config, int(step)), "seconds": round(sum(list(seconds.values())[: int(step)]), 1)}
@@ -134,12 +134,17 @@ def judge_run(config: LearnConfig, points: tuple[int, ...]) -> list[dict]:
     ]
 
 
+def write_json(path: Path, content: dict) -> None:
+    """Whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))
+
+
 def null_scores(folder: Path) -> dict[str, float]:
     """The judges' means of the null text, on the same prompts and noises."""
     path = folder / "null.json"
     if not path.is_file():
         null = scorers()[0].encode_prompt([""]).prompt_embeds
-        write_atomically(path, json.dumps(judged(null), indent=1).encode())
+        write_json(path, judged(null))
     return json.loads(path.read_text())
 
 
