@@ -29,8 +29,8 @@ from reneg.learning import Learner
 from reneg.models import load_model
 from reneg.models.base import LatentModel
 from reneg.planning.random_weights import random_model, random_reward
+from reneg.processes import make_accelerator
 from reneg.rewards import load_reward
-from reneg.trainer import make_accelerator
 from reneg.world import load_prompts
 
 FORWARD, GRAPH, BACK = "denoiser, no graph", "denoiser, with graph", "denoiser, backward"

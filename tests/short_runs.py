@@ -16,7 +16,7 @@ from reneg.config import LearnConfig
 from reneg.interfaces import DiffusionModel, Reward
 from reneg.learning import Learner, learn
 from reneg.metrics import Row, read_rows
-from reneg.trainer import make_accelerator
+from reneg.processes import make_accelerator
 
 QUICK = LearnConfig(
     output_dir=Path("unset"),

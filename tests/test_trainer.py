@@ -27,7 +27,7 @@ from reneg.checkpoint import load_checkpoint
 from reneg.config import LearnConfig
 from reneg.learning import Learner, learn
 from reneg.negative import NegativeEmbedding
-from reneg.trainer import make_accelerator
+from reneg.processes import make_accelerator
 
 
 class StoppedError(Exception):
@@ -231,7 +231,7 @@ def test_without_a_monitor_the_last_state_is_the_result(tmp_path: Path, no_repor
 @pytest.mark.parametrize("kind", ["reward", "gradient"])
 def test_stops_at_nan_and_leaves_the_last_good_state(tmp_path: Path, no_report: None, kind: str) -> None:
     fake_learner(quick(tmp_path / "good")).run()
-    # Calls: the look at step 0, then six updates with the look at step 4 among them.
+    # Calls: the look at step 0, which follows the first update, and six updates with the look at step 4 among them.
     with pytest.raises(
         FloatingPointError, match=rf"^step 6: the .*{kind} became NaN or infinite.*learning_rate"
     ) as stop:
@@ -246,7 +246,7 @@ def test_stops_at_nan_and_leaves_the_last_good_state(tmp_path: Path, no_report: 
 
 def test_stops_at_nan_before_anything_was_learned(tmp_path: Path, no_report: None) -> None:
     with pytest.raises(FloatingPointError, match="step 1: .*nothing was learned yet"):
-        fake_learner(quick(tmp_path), reward=Poisoned(2, "reward")).run()
+        fake_learner(quick(tmp_path), reward=Poisoned(1, "reward")).run()
     assert not list(tmp_path.glob("checkpoint-*"))
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from torch import Tensor
 
 FORMAT = "reneg-checkpoint/2"
 TENSORS, STATE = "state.safetensors", "state.json"
+PROCESSES = "num_processes"
+"""The one setting that is no flag of reneg, but of accelerate's launcher."""
 NAME = re.compile(r"checkpoint-(\d{6,})")
 
 Setting = str | int | float | bool | None | list
@@ -161,17 +164,23 @@ def find_checkpoint(folder: Path, resume_from_checkpoint: str) -> Path | None:
     return path
 
 
-def check_settings(saved: dict[str, Setting], current: dict[str, Setting], path: Path) -> None:
+def check_settings(
+    saved: dict[str, Setting], current: dict[str, Setting], path: Path, *, free: Sequence[str] = ()
+) -> None:
     """Refuse to go on with other settings than those that the checkpoint was made with.
 
+    Args:
+        free: settings that may differ.
+
     Raises:
-        ValueError: a setting differs; the message names each.
+        ValueError: another setting differs; the message names each.
     """
-    names = [name for name in {**saved, **current} if saved.get(name) != current.get(name)]
+    names = [name for name in {**saved, **current} if name not in free and saved.get(name) != current.get(name)]
     if names:
+        launch = f" (accelerate launch --num_processes {saved.get(PROCESSES)})" if PROCESSES in names else ""
         changes = ", ".join(f"{name} (was {saved.get(name)!r}, is {current.get(name)!r})" for name in names)
         raise ValueError(
-            f"a resumed run keeps its settings, but these differ from {path}: {changes}; give the old values, "
+            f"a resumed run keeps its settings, but these differ from {path}: {changes}; give the old values{launch}, "
             "or start again in another --output_dir"
         )
 

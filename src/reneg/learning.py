@@ -19,6 +19,7 @@ from reneg.monitor import reward_statistics
 from reneg.negative import NegativeEmbedding
 from reneg.negatives import check_prompt_lengths
 from reneg.offload import EVERYTHING_STAYS, Offload
+from reneg.processes import make_accelerator
 from reneg.randomness import Streams
 from reneg.rewards import load_mixture, load_reward
 from reneg.rewards.mixture import Mixture
@@ -26,7 +27,7 @@ from reneg.rewards.own import as_reward
 from reneg.run_folder import check_run_folder, learning_prompts, sample_prompts
 from reneg.schedule import sample_numbers
 from reneg.targets.weights import Weights
-from reneg.trainer import Trainer, make_accelerator
+from reneg.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ def parts_to_offload(model: DiffusionModel, reward: Reward, monitor: Reward | No
 class Learner(Trainer):
     """A run whose gradient is the reward's own (§4.2)."""
 
+    same_samples_for_any_batching = True
     config: LearnConfig
 
     def _step(self, learning_rate: float) -> Row:
@@ -135,7 +137,7 @@ class Learner(Trainer):
                 rewards.append(output.rewards)
                 step_index = output.step_index
         self._reduce_gradients(scale)
-        statistics = reward_statistics(cast(Tensor, self.accelerator.gather(torch.cat(rewards))))
+        statistics = reward_statistics(self._gather(torch.cat(rewards)))
         return {**statistics, **self._part_means(), "step_index": step_index}
 
     def _prepare(self) -> None:
@@ -177,4 +179,4 @@ class Learner(Trainer):
     def _part_means(self) -> dict[str, float]:
         """Means over the global batch of the parts of a mixture, in their own units; nothing for a single reward."""
         parts = self.reward.take() if isinstance(self.reward, Mixture) else {}
-        return {key: float(cast(Tensor, self.accelerator.gather(scores)).mean()) for key, scores in parts.items()}
+        return {key: float(self._gather(scores).mean()) for key, scores in parts.items()}

@@ -1,4 +1,7 @@
-"""metrics.jsonl: one JSON object a line, in step order, and never a row of a step that was undone by a restart."""
+"""metrics.jsonl: one JSON object a line, in step order, and never a row of a step that was undone by a restart.
+
+Only the row of the look at the start, step 0, stands behind that of the first update, after which it is made.
+"""
 
 import json
 import os

@@ -15,6 +15,12 @@ SPEED_SECONDS = 900
 """How far back the time left is estimated from: steps of a large model take a minute each."""
 
 
+def told_value(row: Row) -> tuple[str, float]:
+    """Name and value of what is told of an update: the reward, or the loss of a method without one."""
+    name, key = ("reward", "reward_mean") if "reward_mean" in row else ("loss", "loss")
+    return name, float(row[key])
+
+
 @contextmanager
 def progress_bar(max_train_steps: int, *, enabled: bool) -> Iterator[Callable[[int, Row, Best | None], None]]:
     """A bar on a terminal's standard error; nothing elsewhere, where the log lines tell the same.
@@ -37,8 +43,7 @@ def progress_bar(max_train_steps: int, *, enabled: bool) -> Iterator[Callable[[i
 
         def show(step: int, row: Row, best: Best | None) -> None:
             monitor = "" if best is None else f" · monitor {best.value:.3f} at {best.step}"
-            name = "reward" if "reward_mean" in row else "loss"
-            value = float(row["reward_mean" if "reward_mean" in row else "loss"])
+            name, value = told_value(row)
             facts = f"{name} {value:.3f}{monitor} · {1 / max(float(row['seconds']), 1e-3):.2f} steps/s"
             progress.update(task, completed=step, facts=facts)
 

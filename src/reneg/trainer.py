@@ -4,13 +4,13 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from math import isfinite
 from pathlib import Path
-from typing import Any, cast
+from typing import ClassVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object
 from jaxtyping import Float
 from torch import Tensor
@@ -20,10 +20,10 @@ from reneg.config import RunConfig
 from reneg.interfaces import Artifact, DiffusionModel, Reward
 from reneg.learning_report import write_learning_report, write_samples
 from reneg.metrics import MetricsLog, Row, read_rows
-from reneg.models import check_device
 from reneg.monitor import Monitor, relative_distance
 from reneg.offload import EVERYTHING_STAYS, Offload
-from reneg.progress import progress_bar
+from reneg.processes import BATCH, check_global_batch, needs_every_process
+from reneg.progress import progress_bar, told_value
 from reneg.rewards.mixture import Mixture
 from reneg.run_folder import (
     METRICS,
@@ -49,28 +49,11 @@ logger = logging.getLogger(__name__)
 REMEDY = "lower --learning_rate or set --max_grad_norm, and learn again in another --output_dir"
 
 
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """One process or many, on the device that the configuration and accelerate's launcher give.
-
-    Raises:
-        ValueError: the device or a tracker is not available.
-    """
-    trackers: list[Any] = [] if config.report_to == "none" else [name.strip() for name in config.report_to.split(",")]
-    available = [str(tracker) for tracker in get_available_trackers()]
-    for name in trackers:
-        if name not in available:
-            choices = ", ".join(["none", *available])
-            raise ValueError(f"--report_to {name!r} is unknown or not installed; choose from {choices}")
-    check_device(config.device)
-    cpu = config.device == "cpu"
-    accelerator = Accelerator(cpu=cpu, log_with=trackers or None, project_dir=config.output_dir)
-    if not cpu and accelerator.device.type != torch.device(config.device).type:
-        raise ValueError(f"--device {config.device} is not available here; use --device {accelerator.device.type}")
-    return accelerator
-
-
 class Trainer(ABC):
     """One run: its state, and what is common to the steps of every method."""
+
+    same_samples_for_any_batching: ClassVar[bool] = False
+    """Whether a step's samples depend on the global batch alone, so that a run may go on with other factors of it."""
 
     def __init__(
         self,
@@ -116,6 +99,11 @@ class Trainer(ABC):
             while self.state.step < config.max_train_steps:
                 row, step = self._update(), self.state.step
                 last = step == config.max_train_steps
+                if step == 1:
+                    self._tell_first(row)
+                    show(step, row, None)
+                    self._look_at_start()
+                self._track(row)
                 if last or step % config.validation_steps == 0:
                     self._look()
                 if last or step % config.checkpointing_steps == 0:
@@ -124,7 +112,7 @@ class Trainer(ABC):
         artifact = self._export()
         if self.accelerator.is_main_process:
             self._write_report(artifact)
-        self.accelerator.wait_for_everyone()
+        self._wait_for_everyone()
         self.accelerator.end_training()
         return artifact
 
@@ -133,7 +121,23 @@ class Trainer(ABC):
 
     def _begin(self) -> None:
         """What a run does before its first step, and one that goes on does not."""
-        self._look()
+        if isinstance(self.reward, Mixture):
+            self._look()  # which gives the mixture its scales
+
+    def _look_at_start(self) -> None:
+        """Let the monitor look at the state before the first step, unless it did.
+
+        This comes after the first step, so that the first news of a run do not wait for many pictures. The look's
+        noises are its own and the state's values are kept, so nothing depends on the order.
+        """
+        if self._null_images is None:
+            with self.state.at_start():
+                self._look()
+
+    def _tell_first(self, row: Row) -> None:
+        """Log the first step; later ones are told by the bar and metrics.jsonl."""
+        told = (self.config.max_train_steps, *told_value(row), float(row["seconds"]))
+        logger.info("step 1 of %d: %s %.4g, in %.1f s", *told)
 
     def _start(self) -> bool:
         """Prepare the folder and take up the checkpoint that was asked for; whether there was one."""
@@ -141,14 +145,14 @@ class Trainer(ABC):
         check_run_folder(config)
         if accelerator.is_main_process:
             clean_run_folder(self.folder)
-        accelerator.wait_for_everyone()
+        self._wait_for_everyone()
         if config.resume_from_checkpoint is not None:
             path = find_checkpoint(self.folder, config.resume_from_checkpoint)
             if path is None:
                 logger.warning("%s holds no checkpoint yet: starting from the beginning", self.folder)
         if path is not None:
             rows = self._restore(path)
-        accelerator.wait_for_everyone()
+        self._wait_for_everyone()
         if accelerator.is_main_process:
             # Newer checkpoints go before their metrics rows, so that a kill in between leaves none without its rows.
             discard_newer_checkpoints(self.folder, self.state.step)
@@ -167,7 +171,10 @@ class Trainer(ABC):
     def _restore(self, path: Path) -> int:
         """Take up a checkpoint's state; the number of metrics rows that belong to it."""
         checkpoint = load_checkpoint(path)
-        check_settings(checkpoint.settings, self._settings, path)
+        free = BATCH if self.same_samples_for_any_batching else ()
+        check_settings(checkpoint.settings, self._settings, path, free=free)
+        if free:
+            check_global_batch(checkpoint.settings, self._settings, path)
         if not self.state.restore(checkpoint):
             raise ValueError(
                 f"{path} was made with another text encoder or weights than those of --model {self.model.name}"
@@ -175,6 +182,9 @@ class Trainer(ABC):
         then, today = checkpoint.environment, environment()
         if then != today:
             logger.warning("%s was made with %s; going on with %s, the last bits may differ", path, then, today)
+        for name in [name for name in free if checkpoint.settings[name] != self._settings[name]]:
+            change = (name, checkpoint.settings[name], self._settings[name])
+            logger.warning("%s was %s and is %s: the same samples, whose sums may differ in the last bits", *change)
         if isinstance(self.reward, Mixture):
             self.reward.scales = checkpoint.reward_scales
         logger.info("going on from %s", path)
@@ -193,7 +203,7 @@ class Trainer(ABC):
             "learning_rate": learning_rate,
             "seconds": round(time.perf_counter() - start, 3),
         }
-        self._record(row)
+        self._write(row)
         return row
 
     @abstractmethod
@@ -209,7 +219,21 @@ class Trainer(ABC):
     def _reduce_gradients(self, loss_scale: float = 1.0) -> None:
         """The mean over the processes, of a loss that was multiplied by a scale."""
         for gradient in self.state.gradients():
-            gradient.copy_(cast(Tensor, self.accelerator.reduce(gradient / loss_scale, "mean")))
+            with self._everyone():
+                gradient.copy_(cast(Tensor, self.accelerator.reduce(gradient / loss_scale, "mean")))
+
+    def _gather(self, tensor: Tensor) -> Tensor:
+        """Of all processes, one after the other."""
+        with self._everyone():
+            return cast(Tensor, self.accelerator.gather(tensor))
+
+    def _wait_for_everyone(self) -> None:
+        with self._everyone():
+            self.accelerator.wait_for_everyone()
+
+    def _everyone(self) -> AbstractContextManager[None]:
+        """Around what all processes do together."""
+        return needs_every_process(self.accelerator.process_index, self.accelerator.num_processes)
 
     def _descend(self, facts: Row, learning_rate: float) -> float:
         """One step of the optimiser along the gradient that is there; its norm before any clipping."""
@@ -227,7 +251,9 @@ class Trainer(ABC):
         negative, scale = self.target.negative().detach(), self._guidance_scale()
         mine = self.monitor.batches[accelerator.process_index :: accelerator.num_processes]
         parts = [self.monitor.measure(negative, batch, guidance_scale=scale) for batch in mine]
-        look = self.monitor.sum_up(gather_object(parts))
+        with self._everyone():
+            everyones = gather_object(parts)
+        look = self.monitor.sum_up(everyones)
         self._check_look(look.means)
         if step == 0:
             self._null_images = look.images
@@ -295,8 +321,15 @@ class Trainer(ABC):
         return f"the best state, of step {self.state.best.step}, is kept in {self._final}"
 
     def _record(self, row: Row) -> None:
+        self._write(row)
+        self._track(row)
+
+    def _write(self, row: Row) -> None:
         if self.accelerator.is_main_process:
             self.metrics.append(row)
+
+    def _track(self, row: Row) -> None:
+        """Give a row to the trackers, some of which refuse an earlier step than the last."""
         values = {f"{row['kind']}/{name}": v for name, v in row.items() if not isinstance(v, str) and name != "step"}
         self.accelerator.log(values, step=int(row["step"]))
 
@@ -312,7 +345,7 @@ class Trainer(ABC):
                 reward_scales=self.reward.scales if isinstance(self.reward, Mixture) else {},
             )
             save_checkpoint(self.folder, checkpoint, total_limit=self.config.checkpoints_total_limit)
-        self.accelerator.wait_for_everyone()
+        self._wait_for_everyone()
         return path
 
     def _export(self) -> Artifact:

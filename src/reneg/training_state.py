@@ -70,6 +70,16 @@ class TrainingState:
         with holding(self.parameters, parameters):
             yield
 
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """The state is that before the first step within the block."""
+        step, self.step = self.step, 0
+        try:
+            with self.holding(self.initial):
+                yield
+        finally:
+            self.step = step
+
     def checkpoint(
         self,
         *,

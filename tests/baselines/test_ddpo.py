@@ -15,8 +15,8 @@ from tiny import tiny_model
 from reneg import trainer
 from reneg.baselines.ddpo import DdpoTrainer, check_ddpo, run_ddpo
 from reneg.baselines.policy_config import DdpoConfig
+from reneg.processes import make_accelerator
 from reneg.targets.weights_files import open_weights
-from reneg.trainer import make_accelerator
 
 
 @pytest.fixture(autouse=True)

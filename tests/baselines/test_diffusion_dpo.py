@@ -23,8 +23,8 @@ from reneg.baselines.diffusion_dpo import (
 )
 from reneg.baselines.pairs import PairStore, encode_pictures, make_pairs, own_pairs, picture_pairs, read_pairs
 from reneg.baselines.policy_config import DiffusionDpoConfig
+from reneg.processes import make_accelerator
 from reneg.targets.weights_files import open_weights
-from reneg.trainer import make_accelerator
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from reneg.interfaces import Target
 from reneg.learning import Learner
 from reneg.models.sd import StableDiffusion
 from reneg.objective import reward_loss
+from reneg.processes import make_accelerator
 from reneg.randomness import Streams, draw_noise, make_generator
 from reneg.run_folder import result_names
 from reneg.targets import TARGETS, make_target
-from reneg.trainer import make_accelerator
 
 GUIDANCE, STEPS = 7.5, 6
 RATES = {"negative_embedding": 0.2, "embedding_and_scale": 0.2, "lora": 0.02, "denoiser": 1e-3, "text_encoder": 1e-2}

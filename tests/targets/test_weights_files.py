@@ -19,9 +19,9 @@ from reneg.generation import generate, picture_generators, picture_noise
 from reneg.learning import Learner
 from reneg.models.sd import StableDiffusion
 from reneg.negative import NegativeEmbedding
+from reneg.processes import make_accelerator
 from reneg.run_folder import result_names
 from reneg.targets.weights_files import open_weights
-from reneg.trainer import make_accelerator
 
 KINDS = ["lora", "denoiser", "text_encoder"]
 RATES = {"lora": 0.05, "denoiser": 2e-3, "text_encoder": 2e-2}

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from jaxtyping import Float, Real
@@ -17,10 +16,11 @@ from reneg.learning import load_model_and_monitor
 from reneg.metrics import Row
 from reneg.monitor import reward_statistics
 from reneg.negatives import batches
+from reneg.processes import make_accelerator
 from reneg.randomness import Streams, draw_noise
 from reneg.rewards import load_reward
 from reneg.run_folder import check_run_folder, learning_prompts, result_names, sample_prompts
-from reneg.trainer import Trainer, make_accelerator
+from reneg.trainer import Trainer
 
 NO_GRAPH = GradientPolicy(positive=False, negative=False)
 
@@ -194,7 +194,7 @@ class DdpoTrainer(Trainer):
 
     def _gathered(self, parts: list[Tensor]) -> Tensor:
         """Of all processes, one after the other."""
-        return cast(Tensor, self.accelerator.gather(torch.cat(parts)))
+        return self._gather(torch.cat(parts))
 
     def _keep_last(self) -> str:
         """Between the updates of a round there is no state to go on from: the best one and the checkpoints stay."""

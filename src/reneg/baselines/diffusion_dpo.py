@@ -1,7 +1,6 @@
 """Diffusion-DPO (Wallace et al. 2023, arXiv 2311.12908): weights trained on pairs, without a reward in the loop."""
 
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +13,12 @@ from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.learning import load_model_and_monitor
 from reneg.metrics import Row
 from reneg.prediction import prediction_target
+from reneg.processes import make_accelerator
 from reneg.randomness import Streams, make_generator, prompt_index
 from reneg.rewards import load_reward
 from reneg.run_folder import check_run_folder, learning_prompts, result_names
 from reneg.schedule import sample_numbers
-from reneg.trainer import Trainer, make_accelerator
+from reneg.trainer import Trainer
 
 
 def dpo_margins(
@@ -93,7 +93,7 @@ class DiffusionDpoTrainer(Trainer):
             )
             told.append(self._gradient(numbers))
         self._reduce_gradients()
-        margins, errors = cast(Tensor, accelerator.gather(torch.cat(told, 1).T)).T
+        margins, errors = self._gather(torch.cat(told, 1).T).T
         facts: Row = {
             "loss": float(dpo_loss(margins)),
             "accuracy": float((margins > 0).double().mean()),
