@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from fakes import PROMPTS, Brightness, GaussianModel, Tone
 from safetensors.torch import load_file
@@ -69,6 +70,15 @@ def assert_same_state(left: dict[str, Tensor], right: dict[str, Tensor]) -> None
         assert torch.equal(left[name], right[name]), name
 
 
+def assert_close_runs(left: Path, right: Path) -> None:
+    """Equal up to the order of the sums."""
+    for name, tensor in last_state(left).items():
+        assert (tensor - last_state(right)[name]).abs().max() <= 1e-8, name
+    for one, other in zip(timeless(left), timeless(right), strict=True):
+        assert one.pop("kind") == other.pop("kind")
+        assert one == pytest.approx(other, rel=1e-8, abs=1e-10)
+
+
 def assert_same_run(left: Path, right: Path) -> None:
     """Bit for bit: embedding, optimiser, best state, metrics and files."""
     assert_same_state(last_state(left), last_state(right))
@@ -78,13 +88,13 @@ def assert_same_run(left: Path, right: Path) -> None:
     assert {path.name for path in left.iterdir()} == {path.name for path in right.iterdir()}
 
 
-def learn_as_process(rank: int, port: int, config: LearnConfig) -> None:
-    """One of two processes, as accelerate's launchers start them."""
+def learn_as_process(rank: int, port: int, config: LearnConfig, **parts: Any) -> None:
+    """One of two processes, as accelerate's launchers start them; `parts` as for `fake_learner`."""
     torch.set_num_threads(1)
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ.update(address | ranks | {"OMP_NUM_THREADS": "1"})
-    fake_learner(config).run()
+    fake_learner(config, **parts).run()
 
 
 def save_tiny_world(folder: Path) -> dict[str, Any]:

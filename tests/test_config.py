@@ -104,8 +104,9 @@ def test_every_public_attribute_is_a_field(class_name: str):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_tells_every_settings_docstring(command: str):
-    _, subparsers = build_parser()
-    told = "".join(subparsers[command].format_help().split())
+    _, parser = build_parser(command)
+    assert parser is not None
+    told = "".join(parser.format_help().split())
     names = {field.name for field in fields(COMMANDS[command].config)}
     texts = docstrings(*(base.__name__ for base in COMMANDS[command].config.__mro__[::-1] if base is not object))
     shorter = {"prompt", "negatives", "scales", "rewards", "weights", "file", "files"}  # lists and positionals

@@ -3,14 +3,17 @@
 import json
 import logging
 import os
+import signal
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from rich.console import Console
@@ -21,11 +24,12 @@ from reneg.analysis import EXPERIMENTS
 from reneg.analysis.config import experiment_preset
 from reneg.baselines import BASELINES
 from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, PlanConfig, preset
-from reneg.errors import VerificationError
+from reneg.errors import LostProcessError, TerminatedError, VerificationError
 from reneg.file_config import ConvertConfig, InspectConfig, MergeConfig, PushConfig, VerifyConfig
 from reneg.refinement.config import RefineConfig
 
-EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+GO_ON = "the same command goes on where it can, reneg learn with --resume_from_checkpoint latest"
 
 
 def _learn(config: LearnConfig) -> None:
@@ -224,8 +228,11 @@ POSITIONAL = {
 """Settings of the commands that work on files named without a flag -> what adds them to a parser."""
 
 
-def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
-    """The parser of `reneg`, and those of its subcommands by name."""
+def build_parser(wanted: str) -> tuple[ArgumentParser, ArgumentParser | None]:
+    """The parser of `reneg`, and that of one subcommand; the others are named and have no settings.
+
+    All settings of all commands would take longer than a help text may.
+    """
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(
         prog="reneg",
@@ -235,26 +242,38 @@ def build_parser() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         allow_abbrev=False,
     )
     commands = parser.add_subcommands(required=True, dest="command")
-    groups, subparsers = {"": commands}, {}
+    groups, found = {"": commands}, None
     for name, command in COMMANDS.items():
         subparser = ArgumentParser(description=command.config.__doc__, exit_on_error=False, allow_abbrev=False)
-        if command.config in POSITIONAL:
-            POSITIONAL[command.config](subparser)
-        else:
-            lists = {field.name: field for field in fields(command.config) if field.name in LISTS}
-            subparser.add_argument("--config", action="config", help="a YAML file of the settings below")
-            subparser.add_class_arguments(command.config, as_group=False, skip=set(lists))
-            for flag, field in lists.items():
-                default = field.default_factory() if field.default_factory is not MISSING else None
-                subparser.add_argument(f"--{flag}", nargs="+", type=str, default=default, help=LISTS[flag])
+        if name == wanted:
+            _add_settings(subparser, command.config)
+            found = subparser
         group, _, own_name = name.rpartition(" ")
         if group not in groups:
             parser_of_group = ArgumentParser(description=GROUPS[group], exit_on_error=False, allow_abbrev=False)
             commands.add_subcommand(group, parser_of_group, help=GROUPS[group])
             groups[group] = parser_of_group.add_subcommands(required=True, dest="command")
         groups[group].add_subcommand(own_name, subparser, help=command.help)
-        subparsers[name] = subparser
-    return parser, subparsers
+    return parser, found
+
+
+def _add_settings(parser: ArgumentParser, config: type) -> None:
+    """All that a command takes."""
+    if config in POSITIONAL:
+        POSITIONAL[config](parser)
+        return
+    lists = {field.name: field for field in fields(config) if field.name in LISTS}
+    parser.add_argument("--config", action="config", help="a YAML file of the settings below")
+    parser.add_class_arguments(config, as_group=False, skip=set(lists))
+    for flag, field in lists.items():
+        default = field.default_factory() if field.default_factory is not MISSING else None
+        parser.add_argument(f"--{flag}", nargs="+", type=str, default=default, help=LISTS[flag])
+
+
+def _wanted(arguments: Sequence[str]) -> str:
+    """The command that arguments name, of one word or two; empty if none."""
+    words = [argument for argument in arguments if not argument.startswith("-")][:2]
+    return " ".join(words if words and words[0] in GROUPS else words[:1])
 
 
 def _join_rewards(arguments: Sequence[str]) -> list[str]:
@@ -288,7 +307,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     Raises:
         ArgumentError, ValueError: a flag or value that is not allowed.
     """
-    parser, subparsers = build_parser()
+    parser, subparser = build_parser(_wanted(arguments))
     arguments = _complete_switches(arguments)
     arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else arguments
     parsed = parser.parse_args(arguments)
@@ -297,9 +316,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
         name = f"{name} {parsed[name].command}"
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
-    if "model" in own:
+    if subparser is not None and "model" in own:
         best = COMMANDS[name].preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
-        subparsers[name].set_defaults({setting: value for setting, value in best.items() if setting in own})
+        subparser.set_defaults({setting: value for setting, value in best.items() if setting in own})
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()
     settings.pop("config", None)
@@ -313,6 +332,20 @@ def _quieten_libraries() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")
 
 
+@contextmanager
+def _termination_is_an_error() -> Iterator[None]:
+    """SIGTERM ends what runs by a TerminatedError, and so with a line, and after what has to be tidied up."""
+
+    def terminate(number: int, frame: FrameType | None) -> NoReturn:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -323,16 +356,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         name, config = parse(sys.argv[1:] if arguments is None else arguments)
-        COMMANDS[name].run(config)
+        with _termination_is_an_error():
+            COMMANDS[name].run(config)
     except (ArgumentError, ValueError, OSError) as error:
         print(f"reneg: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except (FloatingPointError, VerificationError) as error:  # learning met NaN; a file changes nothing
+    except (FloatingPointError, LostProcessError, VerificationError) as error:  # NaN in learning; no change by a file
         print(f"reneg: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("reneg: interrupted; the same command continues where it can", file=sys.stderr)
+        print(f"reneg: interrupted; {GO_ON}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except TerminatedError:
+        told = "told to stop (SIGTERM), which launchers tell the others when a process died"
+        print(f"reneg: error: {told}; {GO_ON}", file=sys.stderr)
+        return EXIT_TERMINATED
     return 0
 
 
