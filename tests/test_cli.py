@@ -1,7 +1,12 @@
 """The command line: presets and flags in their order, and one line for everything that is wrong."""
 
+import os
+import resource
+import signal
 import subprocess
 import sys
+import time
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,9 @@ from tiny import save_tiny_reward, tiny_pipeline
 import reneg.cli
 from reneg.baselines.config import DnpConfig
 from reneg.baselines.policy_config import DdpoConfig, DiffusionDpoConfig, policy_preset
-from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, main, parse
+from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, main, parse
 from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, preset
+from reneg.errors import LostProcessError
 from reneg.file_config import InspectConfig, PushConfig
 from reneg.negative import NegativeEmbedding
 
@@ -243,9 +249,10 @@ def test_bad_input_gives_one_line(
     [
         (FloatingPointError("step 3: the reward\nbecame NaN"), EXIT_FAILED, "step 3: the reward became NaN"),
         (KeyboardInterrupt(), EXIT_INTERRUPTED, "interrupted"),
+        (LostProcessError("process 0 of 2 ends"), EXIT_FAILED, "process 0 of 2 ends"),
         (OSError("disk full"), EXIT_BAD_INPUT, "disk full"),
     ],
-    ids=["nan", "interrupted", "disk full"],
+    ids=["nan", "interrupted", "lost process", "disk full"],
 )
 def test_what_stops_a_command_is_told_in_one_line(
     error: BaseException,
@@ -262,6 +269,30 @@ def test_what_stops_a_command_is_told_in_one_line(
     assert main(["inspect", "x"]) == code
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1
+
+
+def test_sigterm_ends_a_command_with_one_line_and_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    tidied = []
+
+    def wait(config: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        except Exception:  # noqa: BLE001 (what must not hold the signal up)
+            tidied.append("swallowed")
+        finally:
+            tidied.append("tidied up")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        "reneg.cli.COMMANDS", reneg.cli.COMMANDS | {"inspect": reneg.cli.Command(wait, InspectConfig, "")}
+    )
+    assert main(["inspect", "x"]) == EXIT_TERMINATED
+    assert tidied == ["tidied up"] and signal.getsignal(signal.SIGTERM) == before
+    err = capsys.readouterr().err
+    assert "SIGTERM" in err and "--resume_from_checkpoint latest" in err and err.count("\n") == 1
 
 
 def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch):
@@ -319,6 +350,23 @@ def test_help_imports_nothing_heavy(arguments: list[str]):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "heavy:"
     assert "reneg" in done.stdout
+
+
+def test_help_takes_less_than_half_a_second_of_a_core():
+    def seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "reneg.cli", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["baseline"], ["baseline", "--help"], ["paint"]], ids=" ".join)
+def test_without_a_command_no_settings_are_read(arguments: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("reneg.cli._add_settings", lambda *arguments: pytest.fail("read the settings of a command"))
+    with pytest.raises((SystemExit, ArgumentError)):
+        parse(arguments)
 
 
 def test_loading_leaves_no_line_of_the_libraries_on_standard_error(tiny: Path, in_folder: Path):

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from short_runs import (
     assert_close_runs,
     assert_same_run,
+    assert_same_state,
     fake_learner,
     quick,
     save_tiny_world,
@@ -191,6 +192,35 @@ def test_best_state_by_the_monitor_is_the_result(tmp_path: Path) -> None:
     assert torch.equal(saved.negative_prompt_embeds, saved.null_prompt_embeds)
     assert last.metadata["step"] == "8"
     assert torch.equal(last.negative_prompt_embeds, learner.state.parameters[0].detach().float())
+
+
+def test_the_first_update_is_told_before_the_monitor_looks_at_the_start(
+    tmp_path: Path, no_report: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    learner, tracked, told_at_look = fake_learner(quick(tmp_path)), [], []
+    looks = learner.monitor.measure
+
+    def measure(*arguments: Any, **options: Any) -> Any:
+        told_at_look.append((timeless(tmp_path)[-1]["step"], "step 1 of 8: reward" in caplog.text))
+        return looks(*arguments, **options)
+
+    monkeypatch.setattr(learner.monitor, "measure", measure)
+    monkeypatch.setattr(learner.accelerator, "log", lambda values, step: tracked.append(step))
+    learner.run()
+    rows = timeless(tmp_path)
+    assert told_at_look[0] == (1, True)
+    assert [(row["kind"], row["step"]) for row in rows[:3]] == [("update", 1), ("validation", 0), ("update", 2)]
+    assert tracked == sorted(tracked) and tracked[:2] == [0, 1]  # a tracker may refuse to go back
+
+
+def test_a_late_look_at_the_start_sees_what_an_early_one_would(tmp_path: Path, no_report: None) -> None:
+    late, early = fake_learner(quick(tmp_path / "late")), fake_learner(quick(tmp_path / "early"))
+    early._begin = early._look  # and so the one behind the first update finds nothing to do
+    late.run(), early.run()
+    assert_same_state(last_state(tmp_path / "late"), last_state(tmp_path / "early"))
+    late_rows, early_rows = timeless(tmp_path / "late"), timeless(tmp_path / "early")
+    assert late_rows == [early_rows[1], early_rows[0], *early_rows[2:]]
 
 
 def test_without_a_monitor_the_last_state_is_the_result(tmp_path: Path, no_report: None) -> None:

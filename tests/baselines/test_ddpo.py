@@ -146,6 +146,7 @@ def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path: Path):
     run._begin()
     for _ in range(3):  # the third round is lost: no checkpoint is written after it
         run._update()
+        run._look_at_start()
         if run.state.step < 3:
             run._save()
     make_trainer(dataclasses.replace(parts, resume_from_checkpoint="latest")).run()
@@ -159,6 +160,7 @@ def test_nan_between_the_updates_of_a_round_leaves_no_checkpoint_of_half_a_round
     run._start()
     run._begin()
     run._update()
+    run._look_at_start()
     run._save()
     gradient, calls = run._surrogate_gradient, []
 

@@ -220,6 +220,7 @@ def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path: Path):
     run._begin()
     for _ in range(2):  # the second step is lost
         run._update()
+        run._look_at_start()
         if run.state.step < 2:
             run._save()
     make_trainer(dataclasses.replace(parts, resume_from_checkpoint="latest"), torch.float32).run()

@@ -89,7 +89,9 @@ def test_learning_normalises_by_the_first_look_and_logs_each_part(tmp_path: Path
     negative = learner.model.null_conditioning()
     parts = [learner.monitor.measure(negative, batch) for batch in learner.monitor.batches]
     assert mixture.scales == {key: pstdev([v for part in parts for v in part.scores[key]]) for key in KEYS}
-    for row in timeless(tmp_path):
+    rows = timeless(tmp_path)
+    assert [(row["kind"], row["step"]) for row in rows[:2]] == [("validation", 0), ("update", 1)]  # scales come first
+    for row in rows:
         total = row["reward" if row["kind"] == "validation" else "reward_mean"]
         tone, brightness = (float(row[key]) / mixture.scales[key] for key in KEYS)
         assert total == pytest.approx(tone + 0.05 * brightness, rel=1e-9)
