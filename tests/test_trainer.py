@@ -13,6 +13,7 @@ from short_runs import (
     assert_same_run,
     assert_same_state,
     fake_learner,
+    last_state,
     quick,
     save_tiny_world,
     timeless,
