@@ -121,8 +121,8 @@ def start(arguments: argparse.Namespace, folder: Path, processes: int) -> subpro
     command = [sys.executable]
     if processes > 1:  # without --multi_gpu the launcher starts a single process on a CPU, whatever the number
         command += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "TQDM_DISABLE": "1"}
-    environment["TRANSFORMERS_VERBOSITY"] = "error"
+    quiet = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"} | quiet
     return subprocess.Popen([*command, __file__, *own], env=environment)
 
 
