@@ -219,6 +219,6 @@ def test_kill_9_of_one_worker_ends_the_launched_run_with_one_line(tmp_path: Path
     assert launcher.returncode != 0
     lines = [line for line in stderr.splitlines() if line.startswith("reneg: error: ")]
     assert len(lines) == 1, stderr
-    assert "--resume_from_checkpoint latest" in lines[0] and ("is gone" in lines[0] or "process died" in lines[0])
+    assert "--resume_from_checkpoint latest" in lines[0] and ("is gone" in lines[0] or "when one died" in lines[0])
     assert os.sep + "reneg" + os.sep not in "".join(re.findall(r'File "(.*?)"', stderr)), stderr
     assert list_checkpoints(folder)

@@ -368,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"reneg: interrupted; {GO_ON}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except TerminatedError:
-        told = "told to stop (SIGTERM), which launchers tell the others when a process died"
+        told = "stopped by SIGTERM, which launchers send to the other processes when one died"
         print(f"reneg: error: {told}; {GO_ON}", file=sys.stderr)
         return EXIT_TERMINATED
     return 0

@@ -51,6 +51,7 @@ def learn(
     Raises:
         ValueError: a setting is not usable, a prompt too long, or the folder holds another run; in one line.
         FloatingPointError: a reward or the gradient became NaN or infinite; the state before is kept.
+        LostProcessError: another process of the run is gone; the last checkpoint is kept.
     """
     if reward is not None:
         reward = as_reward(reward)

@@ -19,7 +19,7 @@ from reneg.models.sampling import DiffusionSampler, FlowSampler, Sampler
 def _quiet() -> Iterator[None]:
     """Without diffusers' report of all that it cuts off, padding included, at every batch: it was told once before.
 
-    Within another such block it does nothing: changing the verbosity costs a fifth of a small encoder's time.
+    Within another such block it does nothing: changing the verbosity empties the caches of all loggers.
     """
     before = logging.get_verbosity()
     if before == logging.ERROR:
