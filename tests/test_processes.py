@@ -160,9 +160,9 @@ def test_the_largest_micro_batch_fits() -> None:
 def test_what_keeps_its_processes_says_how_to_start_them() -> None:
     saved = {"seed": 0, "train_batch_size": 4, "num_processes": 2}
     with pytest.raises(ValueError, match=r"num_processes \(was 2, is 1\); give the old values \(accelerate launch "):
-        check_settings(dict(saved), saved | {"num_processes": 1}, Path("there"))
+        check_settings(saved, saved | {"num_processes": 1}, Path("there"))
     with pytest.raises(ValueError, match=r"train_batch_size \(was 4, is 2\); give the old values, or"):
-        check_settings(dict(saved), saved | {"train_batch_size": 2}, Path("there"))
+        check_settings(saved, saved | {"train_batch_size": 2}, Path("there"))
 
 
 def test_only_a_collective_of_several_processes_tells_of_a_lost_one() -> None:

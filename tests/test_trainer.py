@@ -218,7 +218,8 @@ def test_the_first_update_is_told_before_the_monitor_looks_at_the_start(
 def test_a_late_look_at_the_start_sees_what_an_early_one_would(tmp_path: Path, no_report: None) -> None:
     late, early = fake_learner(quick(tmp_path / "late")), fake_learner(quick(tmp_path / "early"))
     early._begin = early._look  # and so the one behind the first update finds nothing to do
-    late.run(), early.run()
+    late.run()
+    early.run()
     assert_same_state(last_state(tmp_path / "late"), last_state(tmp_path / "early"))
     late_rows, early_rows = timeless(tmp_path / "late"), timeless(tmp_path / "early")
     assert late_rows == [early_rows[1], early_rows[0], *early_rows[2:]]

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -165,7 +165,7 @@ def find_checkpoint(folder: Path, resume_from_checkpoint: str) -> Path | None:
 
 
 def check_settings(
-    saved: dict[str, Setting], current: dict[str, Setting], path: Path, *, free: Sequence[str] = ()
+    saved: Mapping[str, Setting], current: Mapping[str, Setting], path: Path, *, free: Sequence[str] = ()
 ) -> None:
     """Refuse to go on with other settings than those that the checkpoint was made with.
 
