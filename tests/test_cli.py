@@ -1,5 +1,6 @@
 """The command line: presets and flags in their order, and one line for everything that is wrong."""
 
+import logging
 import os
 import resource
 import signal
@@ -269,6 +270,18 @@ def test_what_stops_a_command_is_told_in_one_line(
     assert main(["inspect", "x"]) == code
     err = capsys.readouterr().err
     assert told in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("rank", "level"), [(None, logging.INFO), ("0", logging.INFO), ("1", logging.WARNING)])
+def test_of_several_processes_the_first_alone_tells_the_news(
+    rank: str | None, level: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    levels = []
+    monkeypatch.setattr("logging.basicConfig", lambda **options: levels.append(options["level"]))
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert main(["paint"]) == EXIT_BAD_INPUT
+    assert levels == [level] and "paint" in capsys.readouterr().err
 
 
 def test_sigterm_ends_a_command_with_one_line_and_is_given_back(

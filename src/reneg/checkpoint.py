@@ -164,6 +164,12 @@ def find_checkpoint(folder: Path, resume_from_checkpoint: str) -> Path | None:
     return path
 
 
+def launcher(num_processes: int) -> str:
+    """The beginning of a command that starts so many processes; without --multi_gpu a machine without GPUs has one."""
+    several = "--multi_gpu " if num_processes > 1 else ""
+    return f"accelerate launch {several}--num_processes {num_processes}"
+
+
 def check_settings(
     saved: Mapping[str, Setting], current: Mapping[str, Setting], path: Path, *, free: Sequence[str] = ()
 ) -> None:
@@ -177,7 +183,7 @@ def check_settings(
     """
     names = [name for name in {**saved, **current} if name not in free and saved.get(name) != current.get(name)]
     if names:
-        launch = f" (accelerate launch --num_processes {saved.get(PROCESSES)})" if PROCESSES in names else ""
+        launch = f" ({launcher(int(str(saved[PROCESSES])))})" if PROCESSES in names else ""
         changes = ", ".join(f"{name} (was {saved.get(name)!r}, is {current.get(name)!r})" for name in names)
         raise ValueError(
             f"a resumed run keeps its settings, but these differ from {path}: {changes}; give the old values{launch}, "

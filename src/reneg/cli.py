@@ -353,7 +353,9 @@ def _one_line(error: BaseException) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 after one line on what was wrong with the input, or 1 after one on what failed."""
     _quieten_libraries()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # Of several processes the first speaks for all, as long as nothing is wrong.
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     try:
         name, config = parse(sys.argv[1:] if arguments is None else arguments)
         with _termination_is_an_error():

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
-from reneg.checkpoint import Setting
+from reneg.checkpoint import Setting, launcher
 from reneg.config import RunConfig
 from reneg.errors import LostProcessError
 from reneg.models import check_device
@@ -61,7 +61,7 @@ def check_global_batch(saved: Mapping[str, Setting], current: Mapping[str, Setti
     batch, accumulation = fitting_batch(prod(then), now[0], processes)
     fits = f"--train_batch_size {batch} --gradient_accumulation_steps {accumulation}"
     if processes != now[2]:
-        fits = f"accelerate launch --num_processes {processes} with {fits}"
+        fits = f"{launcher(processes)} with {fits}"
     raise ValueError(
         f"--train_batch_size {now[0]} x --gradient_accumulation_steps {now[1]} x {_processes(now[2])} make a global "
         f"batch of {prod(now)}, but {path} was made with {prod(then)} "
