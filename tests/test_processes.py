@@ -64,7 +64,7 @@ def two_processes(config: LearnConfig, told: Path, dies: DiesAt | None = None) -
     for process in processes:
         process.start()
     for process in processes:
-        process.join(100)
+        process.join(200)
     return [process.exitcode for process in processes]
 
 
