@@ -129,13 +129,15 @@ def check_gradient_steps(
     last = config.num_inference_steps - 1
     require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
     count = high - low + 1
-    limits = {"late_steps": count, "draft": config.num_inference_steps, "draft_lv": MOST_COPIES}
-    limit = limits[gradient_estimator]
-    what = {"late_steps": "the steps of --grad_step_range", "draft": "--num_inference_steps", "draft_lv": "copies"}
-    require(
-        1 <= gradient_steps <= limit,
-        f"--gradient_steps {gradient_steps}: must be 1 to {limit}, {what[gradient_estimator]}",
-    )
+    within = count, "the steps of --grad_step_range"
+    limits = {
+        "late_steps": within,
+        "draft": (config.num_inference_steps, "--num_inference_steps"),
+        "draft_lv": (MOST_COPIES, "copies"),
+        "pool": within,
+    }
+    limit, what = limits[gradient_estimator]
+    require(1 <= gradient_steps <= limit, f"--gradient_steps {gradient_steps}: must be 1 to {limit}, {what}")
     fast = trajectory_steps
     require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
     plain = fast is None or config.scheduler == "ddim"
@@ -225,9 +227,11 @@ class LearnConfig(RunConfig):
     gradient_steps: int = 1
     """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
     paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
-    gradient_estimator: Literal["late_steps", "draft", "draft_lv"] = "late_steps"
+    gradient_estimator: Literal["late_steps", "draft", "draft_lv", "pool"] = "late_steps"
     """late_steps is the paper's, on one or several steps. draft goes back through the last gradient_steps steps to
-    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV)."""
+    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV). pool
+    keeps as many parts of the batch in flight as grad_step_range has steps, and takes a gradient of each at a step of
+    its own: an update begins one of them alone."""
     trajectory_steps: int | None = None
     """Reach the first step with a gradient in so many steps of DPM-Solver++(2M); null takes the sampler's own, as in
     the paper. Fewer steps cost less and give slightly other latents (docs/how_to_choose.md)."""
@@ -236,6 +240,12 @@ class LearnConfig(RunConfig):
     antithetic: bool = False
     """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
     noises_per_prompt."""
+
+    @property
+    def beginning_samples(self) -> int:
+        """How many samples of one micro-batch begin at an update; the rest of a pool is in flight by then."""
+        low, high = self.grad_step_range
+        return self.train_batch_size // (high - low + 1 if self.gradient_estimator == "pool" else 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,8 +257,23 @@ class LearnConfig(RunConfig):
         require(
             paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
         )
+        if self.gradient_estimator == "pool":
+            self._check_pool()
         fixed = not self.offload or self.target in ("negative_embedding", "embedding_and_scale")
         require(fixed, f"--offload: goes with a model that stays as it is, and --target {self.target} trains it")
+
+    def _check_pool(self) -> None:
+        low, high = self.grad_step_range
+        batch, steps = self.train_batch_size, high - low + 1
+        require(
+            batch % steps == 0,
+            f"--train_batch_size {batch}: --gradient_estimator pool divides it among the {steps} steps of "
+            f"--grad_step_range [{low}, {high}]; choose a multiple of {steps}",
+        )
+        ddim = self.scheduler == "ddim"
+        require(
+            ddim, "--gradient_estimator pool: goes with --scheduler ddim; ddpm's noise is not kept between updates"
+        )
 
 
 @dataclass
