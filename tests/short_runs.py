@@ -1,7 +1,9 @@
 """Short learning runs for the tests."""
 
 import dataclasses
+import multiprocessing
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,20 @@ def learn_as_process(rank: int, port: int, config: LearnConfig) -> None:
     ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ.update(address | ranks | {"OMP_NUM_THREADS": "1"})
     fake_learner(config).run()
+
+
+def learn_on_two_processes(config: LearnConfig) -> None:
+    """The same run as `learn_as_process` twice."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=learn_as_process, args=(rank, port, config)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def save_tiny_world(folder: Path) -> dict[str, Any]:

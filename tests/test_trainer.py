@@ -1,6 +1,4 @@
 import json
-import multiprocessing
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from short_runs import (
     assert_same_run,
     fake_learner,
     last_state,
-    learn_as_process,
+    learn_on_two_processes,
     quick,
     save_tiny_world,
     timeless,
@@ -109,17 +107,7 @@ def test_batchings_agree_on_the_tiny_model(tmp_path: Path, no_report: None) -> N
 
 def test_two_processes_agree_with_one(tmp_path: Path, no_report: None) -> None:
     fake_learner(quick(tmp_path / "one")).run()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = quick(tmp_path / "two", train_batch_size=1, gradient_accumulation_steps=2)
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=learn_as_process, args=(rank, port, config)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
-    assert [process.exitcode for process in processes] == [0, 0]
+    learn_on_two_processes(quick(tmp_path / "two", train_batch_size=1, gradient_accumulation_steps=2))
     assert_close_runs(tmp_path / "one", tmp_path / "two")
 
 
