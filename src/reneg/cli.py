@@ -185,6 +185,8 @@ LISTS = {
     "learned": "embeddings that are there already, each GENERATOR=FILE",
 }
 """Settings that take several values on the command line, and their help."""
+REQUIRED = "the following arguments are required: "
+"""What jsonargparse says before the names of what is missing."""
 
 
 def _inspect_arguments(parser: ArgumentParser) -> None:
@@ -279,6 +281,14 @@ def _complete_switches(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def _as_typed(message: str, subparsers: dict[str, ArgumentParser]) -> str:
+    """What is missing as it is typed, `--license`, and not as jsonargparse names it, `push.license`."""
+    before, required, missing = message.partition(REQUIRED)
+    names = [name.rpartition(".")[::2] for name in missing.split(", ")] if required else []
+    typed = [f"--{own}" if f" --{own} " in subparsers[command].format_usage() else own for command, own in names]
+    return before + required + ", ".join(typed)
+
+
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
@@ -291,7 +301,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     parser, subparsers = build_parser()
     arguments = _complete_switches(arguments)
     arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else arguments
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(_as_typed(str(error), subparsers)) from error
     name = parsed.command
     if name in GROUPS:
         name = f"{name} {parsed[name].command}"

@@ -311,6 +311,10 @@ class GenerateConfig(ModelConfig):
         self._require_positive("num_images_per_prompt", "batch_size")
         require(0 <= self.strength <= 10, f"--strength {self.strength}: must be 0 (the null text) to 10")
         require(self.refine or self.refine_config is None, "--refine_config: goes with --refine")
+        plain = not self.refine or self.weights is None
+        require(
+            plain, f"--weights {self.weights}: --refine refines for the model's own weights; leave out one of them"
+        )
         given = bool(self.prompt) + (self.prompts is not None)
         require(given == 1, "give either --prompt TEXT or --prompts FILE")
         require(all(p.strip() for p in self.prompt), "--prompt: got an empty text; write what to draw")
