@@ -281,12 +281,16 @@ def _complete_switches(arguments: Sequence[str]) -> list[str]:
     ]
 
 
-def _as_typed(message: str, subparsers: dict[str, ArgumentParser]) -> str:
+def _as_typed(message: str) -> str:
     """What is missing as it is typed, `--license`, and not as jsonargparse names it, `push.license`."""
     before, required, missing = message.partition(REQUIRED)
-    names = [name.rpartition(".")[::2] for name in missing.split(", ")] if required else []
-    typed = [f"--{own}" if f" --{own} " in subparsers[command].format_usage() else own for command, own in names]
-    return before + required + ", ".join(typed)
+    if not required:
+        return message
+    command, names = missing.partition(".")[0], [name.rpartition(".")[2] for name in missing.split(", ")]
+    parser = ArgumentParser()
+    POSITIONAL[COMMANDS[command].config](parser)  # no other command has settings without a default
+    usage = parser.format_usage()
+    return before + required + ", ".join(f"--{name}" if f" --{name} " in usage else name for name in names)
 
 
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
@@ -304,7 +308,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     try:
         parsed = parser.parse_args(arguments)
     except ArgumentError as error:
-        raise ValueError(_as_typed(str(error), subparsers)) from error
+        raise ValueError(_as_typed(str(error))) from error
     name = parsed.command
     if name in GROUPS:
         name = f"{name} {parsed[name].command}"
