@@ -140,8 +140,11 @@ def check_gradient_steps(
     require(1 <= gradient_steps <= limit, f"--gradient_steps {gradient_steps}: must be 1 to {limit}, {what}")
     fast = trajectory_steps
     require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
-    plain = fast is None or config.scheduler == "ddim"
-    require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
+    plain = {"--trajectory_steps": fast is None, "--gradient_estimator pool": gradient_estimator != "pool"}
+    for flag, absent in plain.items():
+        require(
+            absent or config.scheduler == "ddim", f"{flag}: goes with --scheduler ddim; ddpm draws noise on the way"
+        )
 
 
 @dataclass
@@ -242,10 +245,10 @@ class LearnConfig(RunConfig):
     noises_per_prompt."""
 
     @property
-    def beginning_samples(self) -> int:
-        """How many samples of one micro-batch begin at an update; the rest of a pool is in flight by then."""
+    def cohorts(self) -> int:
+        """Parts of a micro-batch that begin at updates of their own; but for the pool the whole begins at once."""
         low, high = self.grad_step_range
-        return self.train_batch_size // (high - low + 1 if self.gradient_estimator == "pool" else 1)
+        return high - low + 1 if self.gradient_estimator == "pool" else 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -257,23 +260,14 @@ class LearnConfig(RunConfig):
         require(
             paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
         )
-        if self.gradient_estimator == "pool":
-            self._check_pool()
+        low, high = self.grad_step_range
+        require(
+            self.train_batch_size % self.cohorts == 0,
+            f"--train_batch_size {self.train_batch_size}: --gradient_estimator pool divides it among the "
+            f"{self.cohorts} steps of --grad_step_range [{low}, {high}]; choose a multiple of {self.cohorts}",
+        )
         fixed = not self.offload or self.target in ("negative_embedding", "embedding_and_scale")
         require(fixed, f"--offload: goes with a model that stays as it is, and --target {self.target} trains it")
-
-    def _check_pool(self) -> None:
-        low, high = self.grad_step_range
-        batch, steps = self.train_batch_size, high - low + 1
-        require(
-            batch % steps == 0,
-            f"--train_batch_size {batch}: --gradient_estimator pool divides it among the {steps} steps of "
-            f"--grad_step_range [{low}, {high}]; choose a multiple of {steps}",
-        )
-        ddim = self.scheduler == "ddim"
-        require(
-            ddim, "--gradient_estimator pool: goes with --scheduler ddim; ddpm's noise is not kept between updates"
-        )
 
 
 @dataclass
