@@ -25,7 +25,7 @@ from reneg.targets import NegativeEmbeddingTarget
 from reneg.trainer import make_accelerator
 from reneg.training_state import TrainingState, divide
 
-SETTINGS = {"guidance_scale": 7.5, "num_inference_steps": 6, "grad_step_range": (3, 5)}
+SETTINGS: dict[str, Any] = {"guidance_scale": 7.5, "num_inference_steps": 6, "grad_step_range": (3, 5)}
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_a_cohorts_gradients_are_those_of_late_steps_on_the_whole_range(trajecto
     losses = updates_of_a_cohort(model, target, reward, numbers, **changes)
     assert sum((loss * (1 / 3)).backward() is None for loss in losses) == 3
     prompts = [PROMPTS[number] for number in numbers]
-    settings = SETTINGS | {"gradient_steps": 3} | changes
+    settings: dict[str, Any] = {**SETTINGS, "gradient_steps": 3, **changes}
     for output in training_steps(model, other, reward, prompts, Streams(0, 2, numbers), **settings):
         output.loss.backward()
     (found,), (expected,) = target.parameters(), other.parameters()
@@ -86,7 +86,7 @@ def test_an_update_averages_gradients_of_all_steps_and_as_many_prompt_sets(tmp_p
         numbers, target = [2 * begun, 2 * begun + 1], NegativeEmbeddingTarget(model)
         prompts = sample_prompts(config.seed, PROMPTS, numbers, 1)
         assert prompts == [learner._prompts_of([number])[0] for number in numbers]
-        settings = SETTINGS | {"grad_step_range": (step_index, step_index)}
+        settings: dict[str, Any] = {**SETTINGS, "grad_step_range": (step_index, step_index)}
         (output,) = training_steps(model, target, reward, prompts, Streams(config.seed, 0, numbers), **settings)
         return torch.autograd.grad(output.loss, target.parameters())[0]
 
