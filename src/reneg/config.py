@@ -244,7 +244,6 @@ class LearnConfig(RunConfig):
     """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
     noises_per_prompt."""
 
-    @property
     def cohorts(self) -> int:
         """Parts of a micro-batch that begin at updates of their own; but for the pool the whole begins at once."""
         low, high = self.grad_step_range
@@ -260,11 +259,11 @@ class LearnConfig(RunConfig):
         require(
             paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
         )
-        low, high = self.grad_step_range
+        batch, steps = self.train_batch_size, self.cohorts()
         require(
-            self.train_batch_size % self.cohorts == 0,
-            f"--train_batch_size {self.train_batch_size}: --gradient_estimator pool divides it among the "
-            f"{self.cohorts} steps of --grad_step_range [{low}, {high}]; choose a multiple of {self.cohorts}",
+            batch % steps == 0,
+            f"--train_batch_size {batch}: --gradient_estimator pool divides it among the {steps} steps of "
+            f"--grad_step_range {list(self.grad_step_range)}; choose a multiple of {steps}",
         )
         fixed = not self.offload or self.target in ("negative_embedding", "embedding_and_scale")
         require(fixed, f"--offload: goes with a model that stays as it is, and --target {self.target} trains it")

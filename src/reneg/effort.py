@@ -21,7 +21,7 @@ def learning_effort(
         policy: of the target: which branches have a backward pass.
         pictures_of_a_look: that the monitor samples each time.
     """
-    batch = config.train_batch_size // config.cohorts * config.gradient_accumulation_steps * num_processes
+    batch = config.train_batch_size // config.cohorts() * config.gradient_accumulation_steps * num_processes
     of_updates = [_of_a_sample(config, policy, update) for update in range(updates)]
     guided, backward, decoded = (batch * sum(counts[i] for counts in of_updates) for i in range(3))
     # Before the first update, each so many, and after the last.

@@ -182,7 +182,7 @@ class Learner(Trainer):
             step,
             self.accelerator.process_index,
             micro_batch,
-            train_batch_size=self.config.train_batch_size // self.config.cohorts,
+            train_batch_size=self.config.train_batch_size // self.config.cohorts(),
             gradient_accumulation_steps=self.config.gradient_accumulation_steps,
             num_processes=self.accelerator.num_processes,
         )
