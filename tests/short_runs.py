@@ -1,8 +1,10 @@
 """Short learning runs for the tests."""
 
 import dataclasses
+import multiprocessing
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,21 @@ def learn_as_process(rank: int, port: int, config: LearnConfig, **parts: Any) ->
     ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     os.environ.update(address | ranks | {"OMP_NUM_THREADS": "1"})
     fake_learner(config, **parts).run()
+
+
+def on_two_processes(target: Callable[..., None], *arguments: Any) -> list[int | None]:
+    """The exit codes of `target(rank, port, *arguments)` in two processes, as of `learn_as_process`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["short_runs"])
+    processes = [context.Process(target=target, args=(rank, port, *arguments)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(200)
+    return [process.exitcode for process in processes]
 
 
 def save_tiny_world(folder: Path) -> dict[str, Any]:

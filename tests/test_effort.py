@@ -56,6 +56,13 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
         {"gradient_estimator": "draft", "gradient_steps": 3},
         {"gradient_estimator": "draft", "gradient_steps": 6, "target": "embedding_and_scale"},
         {"gradient_estimator": "draft_lv", "gradient_steps": 2, "trajectory_steps": 3},
+        {"gradient_estimator": "pool", "train_batch_size": 6, "trajectory_steps": 2},
+        {
+            "gradient_estimator": "pool",
+            "grad_step_range": (2, 5),
+            "max_train_steps": 3,
+            "gradient_accumulation_steps": 2,
+        },
     ],
     ids=str,
 )

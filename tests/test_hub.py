@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny_pixart
+import tiny_sana
 import torch
 import yaml
 from hub_server import COMMIT, running_hub
 
 from reneg.cli import main
 from reneg.hub import HUB_FILE, model_card, read_evaluation
+from reneg.interfaces import Conditioning
 from reneg.negative import NegativeEmbedding, tensor_hash
 
 METADATA = {
@@ -176,12 +179,33 @@ def test_an_evaluation_of_other_negatives_is_refused(tmp_path: Path):
         read_evaluation(tmp_path / "evaluation", "another")
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' solver, numpy 2
+@pytest.mark.parametrize("family", ["pixart", "sana"])
+def test_the_cards_lines_run_where_texts_are_refused(family: str, monkeypatch: pytest.MonkeyPatch):
+    """With the null text as the embedding they draw what the pipeline draws without one."""
+    tiny, prompts = {"pixart": tiny_pixart, "sana": tiny_sana}[family], ["a cat", "rain"]
+    pipe = {"pixart": tiny_pixart.tiny_pixart, "sana": tiny_sana.tiny_sana}[family]()
+    pipe.set_progress_bar_config(disable=True)
+    embeds, mask, *_ = pipe.encode_prompt("", do_classifier_free_guidance=False)
+    null = Conditioning(embeds, prompt_attention_mask=mask)
+    negative = NegativeEmbedding.learned(null, null.filled().prompt_embeds, {})
+    card = model_card("me/mine", {"family": family}, (5, 6), license="mit")
+    code = card.split("```python\n")[1].split("```")[0]
+    call = {**tiny.SQUARE, "num_inference_steps": 2, "output_type": "pt"}
+    monkeypatch.setattr(NegativeEmbedding, "from_pretrained", lambda name: negative)
+    names = {"pipe": pipe, "prompts": prompts, "call": call | {"generator": torch.Generator().manual_seed(0)}}
+    exec(code.replace("pipe(prompt_embeds", "pipe(**call, prompt_embeds"), names)  # the sizes are the tiny model's
+    wanted = pipe(prompts, generator=torch.Generator().manual_seed(0), clean_caption=False, **call).images
+    torch.testing.assert_close(names["images"], wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["own.safetensors", "a/b/c", "--license", "mit"], "'a/b/c' is no repository; give owner/name"),
         (["gone.safetensors", "me/mine", "--license", "mit"], "no negative embedding at gone.safetensors"),
-        (["own.safetensors", "me/mine"], "license"),
+        (["own.safetensors", "me/mine"], "required: --license\n"),
+        (["own.safetensors"], "required: repository, --license\n"),
         (["own.safetensors", "me/mine", "--license", "mit", "--evaluation", "gone"], "--evaluation gone holds no"),
     ],
 )

@@ -1,10 +1,8 @@
 """Runs of several processes: equal to one, gone on with by another number of them, and ended when one is killed."""
 
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from fakes import Tone
-from short_runs import assert_close_runs, fake_learner, learn_as_process, quick, save_tiny_world
+from short_runs import assert_close_runs, fake_learner, learn_as_process, on_two_processes, quick, save_tiny_world
 from tiny import tiny_model
 from torch import Tensor
 
@@ -55,17 +53,7 @@ def tiny_process(rank: int, port: int, config: LearnConfig, dies: DiesAt | None,
 
 def two_processes(config: LearnConfig, told: Path, dies: DiesAt | None = None) -> list[int | None]:
     """The exit codes of a run of two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["short_runs"])
-    processes = [context.Process(target=tiny_process, args=(rank, port, config, dies, told)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(200)
-    return [process.exitcode for process in processes]
+    return on_two_processes(tiny_process, config, dies, told)
 
 
 def one_process(config: LearnConfig, reward: Tone | None = None) -> None:

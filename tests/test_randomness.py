@@ -123,3 +123,10 @@ def test_purposes_seeds_and_numbers_do_not_collide():
     assert len(seeds) == len(keys)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert make_generator(1, "sample", 11).initial_seed() != make_generator(11, "sample", 1).initial_seed()
+
+
+def test_the_order_of_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch):
+    draw, drawn = torch.randperm, []
+    monkeypatch.setattr(torch, "randperm", lambda *given, **options: drawn.append(given) or draw(*given, **options))
+    numbers = [prompt_index(8128, number, 7) for number in range(14)]
+    assert drawn == [(7,), (7,)] and sorted(numbers[:7]) == sorted(numbers[7:]) == list(range(7))

@@ -11,7 +11,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from reneg.guidance import guided_prediction
-from reneg.interfaces import Conditioner, Conditioning, DiffusionModel, GradientPolicy, Reward, StepOutput
+from reneg.interfaces import Conditioner, Conditioning, DiffusionModel, GradientPolicy, Place, Reward, StepOutput
 from reneg.objective import reward_loss
 from reneg.prediction import predict_x0
 from reneg.randomness import Streams
@@ -147,6 +147,7 @@ def training_steps(
     grad_step_range: tuple[int, int],
     gradient_steps: int = 1,
     trajectory_steps: int | None = None,
+    place: Place | None = None,
 ) -> Iterator[StepOutput]:
     """§4.2: guided trajectory down to a random late step, one-step prediction, reward, loss.
 
@@ -160,6 +161,7 @@ def training_steps(
         grad_step_range: first and last step_index that may carry the gradient, both included.
         gradient_steps: how many of them carry one; 1 is the paper's method.
         trajectory_steps: reach the first of them in so many steps of `denoise_fast`; None takes the sampler's own.
+        place: not used; the samples always come from their noise.
     """
     timesteps = model.set_timesteps(num_inference_steps)
     latents, done = model.initial_latents(streams.noise(model)), 0

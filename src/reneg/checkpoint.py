@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from reneg.interfaces import Place
+
 FORMAT = "reneg-checkpoint/2"
 TENSORS, STATE = "state.safetensors", "state.json"
 PROCESSES = "num_processes"
@@ -48,6 +50,15 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Cohort:
+    """Samples that go from update to update together."""
+
+    numbers: list[int]
+    """The run's numbers of the samples, which tell their prompts and noises."""
+    place: Place
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The state after a number of optimiser steps; everything else is a function of it and the settings."""
 
@@ -67,6 +78,8 @@ class Checkpoint:
     """Of the parts of a mixture of rewards; empty for a single reward."""
     reward_history: dict[str, list[float]] = field(default_factory=dict)
     """Prompt -> its last rewards; empty for methods that do not look back."""
+    in_flight: list[Cohort] = field(default_factory=list)
+    """Samples of all processes that later updates go on with, one cohort a step, those that began first in front."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -137,6 +150,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
             environment=Environment(**state["environment"]),
             reward_scales=state.get("reward_scales", {}),  # checkpoints of before have none
             reward_history=state.get("reward_history", {}),
+            in_flight=[
+                Cohort(cohort["numbers"], Place(cohort["step_index"], latents))
+                for cohort, latents in zip(state.get("in_flight", []), _unflatten(tensors, "in_flight"), strict=True)
+            ],
         )
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
@@ -215,6 +232,7 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         **{f"fingerprint.{i}": tensor for i, tensor in enumerate(checkpoint.fingerprint)},
         **{f"optimizer.{i}.{key}": t for i, state in checkpoint.optimizer.items() for key, t in state.items()},
         **{f"best.{i}": tensor for i, tensor in enumerate(best.parameters if best else [])},
+        **{f"in_flight.{i}": cohort.place.latents for i, cohort in enumerate(checkpoint.in_flight)},
     }
     # Copies, because safetensors refuses tensors that share memory.
     save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, folder / TENSORS)
@@ -227,6 +245,9 @@ def _write_files(folder: Path, checkpoint: Checkpoint) -> None:
         "environment": asdict(checkpoint.environment),
         "reward_scales": checkpoint.reward_scales,
         "reward_history": checkpoint.reward_history,
+        "in_flight": [
+            {"numbers": cohort.numbers, "step_index": cohort.place.step_index} for cohort in checkpoint.in_flight
+        ],
         "sha256": _hash(folder / TENSORS),
     }
     (folder / STATE).write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")

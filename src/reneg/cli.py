@@ -189,6 +189,8 @@ LISTS = {
     "learned": "embeddings that are there already, each GENERATOR=FILE",
 }
 """Settings that take several values on the command line, and their help."""
+REQUIRED = "the following arguments are required: "
+"""What jsonargparse says before the names of what is missing."""
 
 
 def _inspect_arguments(parser: ArgumentParser) -> None:
@@ -298,6 +300,18 @@ def _complete_switches(arguments: Sequence[str]) -> list[str]:
     ]
 
 
+def _as_typed(message: str) -> str:
+    """What is missing as it is typed, `--license`, and not as jsonargparse names it, `push.license`."""
+    before, required, missing = message.partition(REQUIRED)
+    if not required:
+        return message
+    command, names = missing.partition(".")[0], [name.rpartition(".")[2] for name in missing.split(", ")]
+    parser = ArgumentParser()
+    POSITIONAL[COMMANDS[command].config](parser)  # no other command has settings without a default
+    usage = parser.format_usage()
+    return before + required + ", ".join(f"--{name}" if f" --{name} " in usage else name for name in names)
+
+
 def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """Command line -> (command, its validated settings).
 
@@ -310,7 +324,10 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     parser, subparser = build_parser(_wanted(arguments))
     arguments = _complete_switches(arguments)
     arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else arguments
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(_as_typed(str(error))) from error
     name = parsed.command
     if name in GROUPS:
         name = f"{name} {parsed[name].command}"

@@ -129,17 +129,22 @@ def check_gradient_steps(
     last = config.num_inference_steps - 1
     require(0 <= low <= high <= last, f"--grad_step_range [{low}, {high}]: must lie in 0 … {last}, in order")
     count = high - low + 1
-    limits = {"late_steps": count, "draft": config.num_inference_steps, "draft_lv": MOST_COPIES}
-    limit = limits[gradient_estimator]
-    what = {"late_steps": "the steps of --grad_step_range", "draft": "--num_inference_steps", "draft_lv": "copies"}
-    require(
-        1 <= gradient_steps <= limit,
-        f"--gradient_steps {gradient_steps}: must be 1 to {limit}, {what[gradient_estimator]}",
-    )
+    within = count, "the steps of --grad_step_range"
+    limits = {
+        "late_steps": within,
+        "draft": (config.num_inference_steps, "--num_inference_steps"),
+        "draft_lv": (MOST_COPIES, "copies"),
+        "pool": within,
+    }
+    limit, what = limits[gradient_estimator]
+    require(1 <= gradient_steps <= limit, f"--gradient_steps {gradient_steps}: must be 1 to {limit}, {what}")
     fast = trajectory_steps
     require(fast is None or fast >= 1, f"--trajectory_steps {fast}: must be at least 1, or null")
-    plain = fast is None or config.scheduler == "ddim"
-    require(plain, "--trajectory_steps: goes with --scheduler ddim, whose path it follows; ddpm draws noise")
+    plain = {"--trajectory_steps": fast is None, "--gradient_estimator pool": gradient_estimator != "pool"}
+    for flag, absent in plain.items():
+        require(
+            absent or config.scheduler == "ddim", f"{flag}: goes with --scheduler ddim; ddpm draws noise on the way"
+        )
 
 
 @dataclass
@@ -225,9 +230,11 @@ class LearnConfig(RunConfig):
     gradient_steps: int = 1
     """How many steps of one trajectory carry a gradient, evenly apart within grad_step_range, and are averaged. The
     paper has one; several give more gradient for the same trajectory (docs/paper_map.md)."""
-    gradient_estimator: Literal["late_steps", "draft", "draft_lv"] = "late_steps"
+    gradient_estimator: Literal["late_steps", "draft", "draft_lv", "pool"] = "late_steps"
     """late_steps is the paper's, on one or several steps. draft goes back through the last gradient_steps steps to
-    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV)."""
+    the finished picture (DRaFT-K); draft_lv noises the finished latents again, gradient_steps times (DRaFT-LV). pool
+    keeps as many parts of the batch in flight as grad_step_range has steps, and takes a gradient of each at a step of
+    its own: an update begins one of them alone."""
     trajectory_steps: int | None = None
     """Reach the first step with a gradient in so many steps of DPM-Solver++(2M); null takes the sampler's own, as in
     the paper. Fewer steps cost less and give slightly other latents (docs/how_to_choose.md)."""
@@ -236,6 +243,11 @@ class LearnConfig(RunConfig):
     antithetic: bool = False
     """Of each two consecutive samples, give the second the first's noise with its sign turned; needs an even
     noises_per_prompt."""
+
+    def cohorts(self) -> int:
+        """Parts of a micro-batch that begin at updates of their own; but for the pool the whole begins at once."""
+        low, high = self.grad_step_range
+        return high - low + 1 if self.gradient_estimator == "pool" else 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -246,6 +258,12 @@ class LearnConfig(RunConfig):
         paired = self.noises_per_prompt % 2 == 0
         require(
             paired or not self.antithetic, f"--noises_per_prompt {self.noises_per_prompt}: --antithetic needs pairs"
+        )
+        batch, steps = self.train_batch_size, self.cohorts()
+        require(
+            batch % steps == 0,
+            f"--train_batch_size {batch}: --gradient_estimator pool divides it among the {steps} steps of "
+            f"--grad_step_range {list(self.grad_step_range)}; choose a multiple of {steps}",
         )
         fixed = not self.offload or self.target in ("negative_embedding", "embedding_and_scale")
         require(fixed, f"--offload: goes with a model that stays as it is, and --target {self.target} trains it")
@@ -286,6 +304,10 @@ class GenerateConfig(ModelConfig):
         self._require_positive("num_images_per_prompt", "batch_size")
         require(0 <= self.strength <= 10, f"--strength {self.strength}: must be 0 (the null text) to 10")
         require(self.refine or self.refine_config is None, "--refine_config: goes with --refine")
+        plain = not self.refine or self.weights is None
+        require(
+            plain, f"--weights {self.weights}: --refine refines for the model's own weights; leave out one of them"
+        )
         given = bool(self.prompt) + (self.prompts is not None)
         require(given == 1, "give either --prompt TEXT or --prompts FILE")
         require(all(p.strip() for p in self.prompt), "--prompt: got an empty text; write what to draw")

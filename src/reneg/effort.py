@@ -21,7 +21,7 @@ def learning_effort(
         policy: of the target: which branches have a backward pass.
         pictures_of_a_look: that the monitor samples each time.
     """
-    batch = config.train_batch_size * config.gradient_accumulation_steps * num_processes
+    batch = config.train_batch_size // config.cohorts() * config.gradient_accumulation_steps * num_processes
     of_updates = [_of_a_sample(config, policy, update) for update in range(updates)]
     guided, backward, decoded = (batch * sum(counts[i] for counts in of_updates) for i in range(3))
     # Before the first update, each so many, and after the last.
@@ -38,13 +38,19 @@ def learning_effort(
 
 
 def _of_a_sample(config: LearnConfig, policy: GradientPolicy, update: int) -> tuple[int, int, int]:
-    """(guided evaluations, evaluations with a backward pass, pictures decoded) of one sample, by its estimator."""
+    """(guided evaluations, evaluations with a backward pass, pictures decoded) of an update, for each sample that
+    begins at it, by its estimator."""
     steps, gradients = config.num_inference_steps, config.gradient_steps
     branches = policy.positive + policy.negative
     if config.gradient_estimator == "late_steps":
         # Each timestep from the first gradient step on is evaluated once, with or without a graph.
         carry = Streams(config.seed, update, []).step_indices(config.grad_step_range, gradients)
         return _reached(config, carry[0]) + carry[-1] - carry[0] + 1, gradients * branches, gradients
+    if config.gradient_estimator == "pool":
+        # Those that began at the updates before go on, each by one evaluation that carries a gradient.
+        first, last = config.grad_step_range
+        in_flight = min(update, last - first) + 1
+        return _reached(config, first) + in_flight, in_flight * branches, in_flight
     if config.gradient_estimator == "draft":
         # From the second step on the latents have a graph, and with them both branches.
         return _reached(config, steps - gradients) + gradients, branches + 2 * (gradients - 1), 1

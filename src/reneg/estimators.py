@@ -1,13 +1,15 @@
 """How a batch of samples becomes a gradient: the paper's way (algorithm.py), and others of the field beside it.
 
 All have one signature, and give losses whose sum is the batch's objective: call `backward` on each before asking for
-the next. docs/how_to_choose.md tells which to take.
+the next. An output that tells where its samples go on from wants them again at the next update, with that place.
+docs/how_to_choose.md tells which to take.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from reneg.algorithm import denoise, one_step_x0, predict_guided_with_graph, reach, score, training_steps
-from reneg.interfaces import Conditioner, DiffusionModel, GradientPolicy, Reward, StepOutput
+from reneg.interfaces import Conditioner, DiffusionModel, GradientPolicy, Place, Reward, StepOutput
 from reneg.randomness import Streams
 
 
@@ -23,6 +25,7 @@ def draft_steps(
     grad_step_range: tuple[int, int],
     gradient_steps: int = 1,
     trajectory_steps: int | None = None,
+    place: Place | None = None,
 ) -> Iterator[StepOutput]:
     """DRaFT-K (Clark et al. 2023, arXiv 2309.17400, Algorithm 1): through the last K steps to the finished picture.
 
@@ -32,7 +35,7 @@ def draft_steps(
     Args:
         grad_step_range: not used; it is always the last steps.
         gradient_steps: K.
-        trajectory_steps: as of `training_steps`.
+        trajectory_steps, place: as of `training_steps`.
     """
     timesteps = model.set_timesteps(num_inference_steps)
     first = num_inference_steps - gradient_steps
@@ -61,6 +64,7 @@ def draft_lv_steps(
     grad_step_range: tuple[int, int],
     gradient_steps: int = 1,
     trajectory_steps: int | None = None,
+    place: Place | None = None,
 ) -> Iterator[StepOutput]:
     """DRaFT-LV (Clark et al. 2023, Algorithm 2): the finished latents are noised again, several times, each scored.
 
@@ -69,7 +73,7 @@ def draft_lv_steps(
     Args:
         grad_step_range: the noise is that of these steps in turn; the original has the last one alone.
         gradient_steps: copies.
-        trajectory_steps: as of `training_steps`.
+        trajectory_steps, place: as of `training_steps`.
     """
     timesteps = model.set_timesteps(num_inference_steps)
     positive, negative = target.condition(model, prompts)
@@ -87,5 +91,47 @@ def draft_lv_steps(
         yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps)
 
 
-ESTIMATORS = {"late_steps": training_steps, "draft": draft_steps, "draft_lv": draft_lv_steps}
+def pool_steps(
+    model: DiffusionModel,
+    target: Conditioner,
+    reward: Reward,
+    prompts: Sequence[str],
+    streams: Streams,
+    *,
+    guidance_scale: float,
+    num_inference_steps: int,
+    grad_step_range: tuple[int, int],
+    gradient_steps: int = 1,
+    trajectory_steps: int | None = None,
+    place: Place | None = None,
+) -> Iterator[StepOutput]:
+    """A pool of trajectories in flight, of which each update takes one step: the part of samples that began together.
+
+    Their first update brings them from noise to the first step of the range. There, and at each later update one step
+    on, they give a gradient, whose detached prediction also moves them, so that no timestep is evaluated twice. At one
+    embedding their gradients are those of `training_steps` on all steps of the range; in a run the latents were made
+    by embeddings of up to as many updates before as the range has further steps.
+
+    Args:
+        grad_step_range: each of its steps carries a gradient, at an update of its own.
+        gradient_steps: not used.
+        trajectory_steps: as of `training_steps`.
+        place: where the last update left the samples; None begins with their noise.
+    """
+    timesteps, (first, last) = model.set_timesteps(num_inference_steps), grad_step_range
+    positive, negative = target.condition(model, prompts)
+    scale = target.guidance_scale(guidance_scale)
+    if place is None:
+        latents, fixed = model.initial_latents(streams.noise(model)), (positive.detach(), negative.detach(), scale)
+        latents = reach(model, latents, timesteps, first, *fixed, streams.generators, trajectory_steps)
+        place = Place(first, latents)
+    timestep, latents = timesteps[place.step_index], place.latents
+    x0, prediction = one_step_x0(model, latents, timestep, positive, negative, scale, target.policy)
+    output, onward = score(model, reward, x0, prompts, place.step_index, share=1.0), None
+    if place.step_index < last:
+        onward = Place(place.step_index + 1, model.step(prediction.detach(), timestep, latents, streams.generators))
+    yield replace(output, onward=onward)
+
+
+ESTIMATORS = {"late_steps": training_steps, "draft": draft_steps, "draft_lv": draft_lv_steps, "pool": pool_steps}
 """Name in the settings -> what gives the losses of a batch."""

@@ -31,6 +31,19 @@ CARD_ROWS = {
 MEASURED = {"reward": "Reward", "monitor": "Monitor"}
 """What the metadata may hold `_before` and `_after` learning."""
 
+CALL = "images = pipe(prompts, **negative.for_pipeline(pipe, num_prompts=len(prompts))).images"
+_CALL_WITHOUT_TEXTS = """# This class refuses texts beside a negative embedding.
+embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False{more})
+own = negative.for_pipeline(pipe, num_prompts=len(prompts))
+images = pipe(prompt_embeds=embeds, prompt_attention_mask=mask, **own).images"""
+CALLS = {
+    "pixart": _CALL_WITHOUT_TEXTS.format(more=""),
+    "sana": "import inspect\n\n"
+    'instruction = inspect.signature(pipe.__call__).parameters["complex_human_instruction"].default\n'
+    + _CALL_WITHOUT_TEXTS.format(more=", complex_human_instruction=instruction"),
+}
+"""Model family -> how its pipelines are called on the card, where it is not CALL."""
+
 
 def download(repo_id: str, *, filename: str, revision: str | None) -> Path:
     """A file of a repository, from the hub or, offline, from what was downloaded before.
@@ -147,7 +160,7 @@ def model_card(
         "([arXiv 2412.19637](https://arxiv.org/abs/2412.19637)). It takes the place of the negative prompt.",
         "```python\nfrom reneg import NegativeEmbedding\n\n"
         f'negative = NegativeEmbedding.from_pretrained("{repo_id}")\n'
-        "images = pipe(prompts, **negative.for_pipeline(pipe, num_prompts=len(prompts))).images\n```",
+        f"{CALLS.get(metadata.get('family', ''), CALL)}\n```",
         "## How it was made\n\n" + _table(("", ""), rows),
     ]
     measured = [

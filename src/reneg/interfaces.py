@@ -98,6 +98,16 @@ class GradientPolicy:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where samples stand on their trajectories between two updates."""
+
+    step_index: int
+    """The step that comes next, 0 … num_inference_steps - 1."""
+    latents: Float[Tensor, "b c h w"]
+    """x_t of that step, without a graph."""
+
+
+@dataclass(frozen=True)
 class StepOutput:
     """What one training step gives."""
 
@@ -109,6 +119,8 @@ class StepOutput:
     """The one-step predictions that were scored, detached; nominally in [0, 1], not clamped."""
     step_index: int
     """The step of the trajectory that carried the gradient, 0 … num_inference_steps - 1."""
+    onward: Place | None = None
+    """Where the samples go on from at the next update; None where they are done with, as they mostly are."""
 
 
 @runtime_checkable  # so that the tests can check types at run time

@@ -3,15 +3,17 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from reneg.checkpoint import Cohort
 from reneg.config import LearnConfig, RunConfig
 from reneg.effort import learning_effort
 from reneg.estimators import ESTIMATORS
-from reneg.interfaces import DiffusionModel, ModuleReward, PipelineModel, Reward
+from reneg.interfaces import DiffusionModel, ModuleReward, PipelineModel, Place, Reward
 from reneg.metrics import Row
 from reneg.models import load_configured
 from reneg.models.base import LatentModel
@@ -28,6 +30,7 @@ from reneg.run_folder import check_run_folder, learning_prompts, sample_prompts
 from reneg.schedule import sample_numbers
 from reneg.targets.weights import Weights
 from reneg.trainer import Trainer
+from reneg.training_state import divide, moved
 
 logger = logging.getLogger(__name__)
 
@@ -109,18 +112,29 @@ class Learner(Trainer):
     same_samples_for_any_batching = True
     config: LearnConfig
 
-    def _step(self, learning_rate: float) -> Row:
-        facts = self._gradient()
-        return facts | {"grad_norm": self._descend(facts, learning_rate)}
+    def _restore(self, path: Path) -> int:
+        rows, count = super()._restore(path), self.config.gradient_accumulation_steps
+        accelerator, device = self.accelerator, self.model.device
+        divided = divide(self.state.in_flight, accelerator.num_processes * count)
+        mine = [n for n in range(len(divided)) if n // count % accelerator.num_processes == accelerator.process_index]
+        self.state.in_flight = moved([divided[n] for n in mine], device)
+        return rows
 
-    def _gradient(self) -> Row:
-        """Leave the gradient of the global batch in the parameters; what metrics.jsonl tells of it."""
+    def _step(self, learning_rate: float) -> Row:
+        facts, in_flight = self._gradient()
+        facts |= {"grad_norm": self._descend(facts, learning_rate)}
+        self.state.in_flight = in_flight  # not before: a failed update keeps the whole state of the one before
+        return facts
+
+    def _gradient(self) -> tuple[Row, list[Cohort]]:
+        """Leave the gradient of the global batch in the parameters; what metrics.jsonl tells of it, and the samples
+        that the next update goes on with."""
         config = self.config
         self.offload.only("model", "rewards")
-        rewards, step_index = [], 0
+        rewards, step_index, in_flight = [], 0, []
         scale = FP16_LOSS_SCALE if self.model.dtype == torch.float16 else 1.0
-        for micro_batch in range(config.gradient_accumulation_steps):
-            numbers = self._numbers(self.state.step, micro_batch)
+        batches = self._batches()
+        for numbers, place in batches:
             outputs = ESTIMATORS[config.gradient_estimator](
                 self.model,
                 self.target,
@@ -132,20 +146,31 @@ class Learner(Trainer):
                 grad_step_range=config.grad_step_range,
                 gradient_steps=config.gradient_steps,
                 trajectory_steps=config.trajectory_steps,
+                place=place,
             )
             for output in outputs:
-                (scale * output.loss / config.gradient_accumulation_steps).backward()
+                (scale * output.loss / len(batches)).backward()
                 rewards.append(output.rewards)
                 step_index = output.step_index
+                if output.onward is not None:
+                    in_flight.append(Cohort(numbers, output.onward))
         self._reduce_gradients(scale)
         statistics = reward_statistics(self._gather(torch.cat(rewards)))
-        return {**statistics, **self._part_means(), "step_index": step_index}
+        return {**statistics, **self._part_means(), "step_index": step_index}, in_flight
+
+    def _batches(self) -> list[tuple[list[int], Place | None]]:
+        """Of this update and process: the samples in flight with where they stand, and those that begin."""
+        going_on = [(cohort.numbers, cohort.place) for cohort in self.state.in_flight]
+        count = self.config.gradient_accumulation_steps
+        return [*going_on, *((self._numbers(self.state.step, micro_batch), None) for micro_batch in range(count))]
 
     def _prepare(self) -> None:
         """Encode what the rest of the run will need, and let go of the text encoders, unless they are trained."""
         if self.target.policy.text or not isinstance(self.model, PipelineModel):
             return
         needed, every = dict.fromkeys(self.monitor.prompts), set(self.prompts)
+        for cohort in self.state.in_flight:
+            needed |= dict.fromkeys(self._prompts_of(cohort.numbers))
         for step in range(self.state.step, self.config.max_train_steps):
             for micro_batch in range(self.config.gradient_accumulation_steps):
                 needed |= dict.fromkeys(self._prompts_of(self._numbers(step, micro_batch)))
@@ -155,12 +180,12 @@ class Learner(Trainer):
         logger.info("%d prompts encoded; the text encoders are let go", len(needed))
 
     def _numbers(self, step: int, micro_batch: int) -> list[int]:
-        """The samples of one micro-batch of this process."""
+        """The samples that begin with one micro-batch of this process."""
         return sample_numbers(
             step,
             self.accelerator.process_index,
             micro_batch,
-            train_batch_size=self.config.train_batch_size,
+            train_batch_size=self.config.train_batch_size // self.config.cohorts(),
             gradient_accumulation_steps=self.config.gradient_accumulation_steps,
             num_processes=self.accelerator.num_processes,
         )

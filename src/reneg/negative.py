@@ -104,6 +104,8 @@ class NegativeEmbedding:
         """The negative arguments of a diffusers pipeline's call: `pipe(prompts, **negative.for_pipeline(pipe, …))`.
 
         What the class needs and the file does not hold (a pooled vector, a second text encoder) is of the null text.
+        PixArt's and Sana's classes refuse texts beside it: give them `prompt_embeds` and `prompt_attention_mask` of
+        `pipe.encode_prompt` in place of the prompts (`reneg.hub.CALLS` has the lines).
 
         Args:
             pipe: a diffusers pipeline; docs/pipelines.md lists the classes.

@@ -6,6 +6,7 @@ depends on the batch size, on the number of processes or on a restart, and no ge
 """
 
 import hashlib
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -35,7 +36,13 @@ def draw_noise(
 def prompt_index(seed: int, sample_number: int, num_prompts: int) -> int:
     """Which prompt a sample uses: each epoch goes through all prompts once in an order of its own."""
     epoch, position = divmod(sample_number, num_prompts)
-    return int(torch.randperm(num_prompts, generator=make_generator(seed, "prompt order", epoch))[position])
+    return _prompt_order(seed, epoch, num_prompts)[position]
+
+
+@lru_cache(maxsize=2)  # a batch may begin in one epoch and end in the next
+def _prompt_order(seed: int, epoch: int, num_prompts: int) -> list[int]:
+    """A permutation of the prompts, which is drawn as a whole."""
+    return torch.randperm(num_prompts, generator=make_generator(seed, "prompt order", epoch)).tolist()
 
 
 class Streams:

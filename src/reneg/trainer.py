@@ -42,7 +42,7 @@ from reneg.run_folder import (
 )
 from reneg.schedule import learning_rate_factor
 from reneg.targets import make_target
-from reneg.training_state import TrainingState
+from reneg.training_state import TrainingState, moved
 
 logger = logging.getLogger(__name__)
 
@@ -336,6 +336,7 @@ class Trainer(ABC):
     def _save(self) -> Path:
         """Write a checkpoint of the present state."""
         path = self.folder / checkpoint_name(self.state.step)
+        in_flight = gather_object(moved(self.state.in_flight, torch.device("cpu")))
         if self.accelerator.is_main_process:
             self.metrics.sync()
             checkpoint = self.state.checkpoint(
@@ -343,6 +344,7 @@ class Trainer(ABC):
                 settings=self._settings,
                 environment=environment(),
                 reward_scales=self.reward.scales if isinstance(self.reward, Mixture) else {},
+                in_flight=in_flight,
             )
             save_checkpoint(self.folder, checkpoint, total_limit=self.config.checkpoints_total_limit)
         self._wait_for_everyone()

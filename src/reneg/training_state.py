@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from reneg.checkpoint import Best, Checkpoint, Environment, Setting
+from reneg.checkpoint import Best, Checkpoint, Cohort, Environment, Setting
 from reneg.config import RunConfig
-from reneg.interfaces import Target
+from reneg.interfaces import Place, Target
 from reneg.negative import FINGERPRINT_TOLERANCE
 from reneg.targets.weights import copy_values, holding
 
@@ -39,6 +40,8 @@ class TrainingState:
         self.best: Best | None = None
         self.reward_history: dict[str, list[float]] = {}
         """Prompt -> its last rewards, for methods that compare a reward with them."""
+        self.in_flight: list[Cohort] = []
+        """This process's samples that the next update goes on with, those that began first in front."""
 
     @property
     def result(self) -> tuple[int, list[Tensor]]:
@@ -87,8 +90,10 @@ class TrainingState:
         settings: dict[str, Setting],
         environment: Environment,
         reward_scales: dict[str, float],
+        in_flight: Sequence[Cohort],
     ) -> Checkpoint:
-        """All that a run needs to go on from here, with what the rest of the run adds to it."""
+        """All that a run needs to go on from here, with what the rest of the run adds to it: samples in flight are
+        those of all processes."""
         states = {number: self._optimizer.state.get(parameter) for number, parameter in enumerate(self.parameters)}
         return Checkpoint(
             step=self.step,
@@ -101,10 +106,14 @@ class TrainingState:
             environment=environment,
             reward_scales=reward_scales,
             reward_history=self.reward_history,
+            in_flight=divide(in_flight, 1),
         )
 
     def restore(self, checkpoint: Checkpoint) -> bool:
-        """Take up a checkpoint's state; False, and nothing is changed, if it belongs to another model."""
+        """Take up a checkpoint's state; False, and nothing is changed, if it belongs to another model.
+
+        Samples in flight are those of all processes at first.
+        """
         for saved, now in zip(checkpoint.fingerprint, self._fingerprint, strict=True):
             if saved.shape != now.shape or (saved.to(now) - now).norm() > FINGERPRINT_TOLERANCE * now.norm():
                 return False
@@ -112,5 +121,30 @@ class TrainingState:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": checkpoint.optimizer, "param_groups": groups})
         self.step, self.best = checkpoint.step, checkpoint.best
-        self.reward_history = checkpoint.reward_history
+        self.reward_history, self.in_flight = checkpoint.reward_history, checkpoint.in_flight
         return True
+
+
+def moved(in_flight: Sequence[Cohort], device: torch.device) -> list[Cohort]:
+    """The same samples on a device."""
+    return [
+        replace(cohort, place=replace(cohort.place, latents=cohort.place.latents.to(device))) for cohort in in_flight
+    ]
+
+
+def divide(in_flight: Sequence[Cohort], parts: int) -> list[Cohort]:
+    """The same samples in so many equal cohorts a step, in the order of their numbers, as an update divides them.
+
+    The step that is further on, whose samples began before, comes first.
+    """
+    of_steps: dict[int, list[Cohort]] = {}
+    for cohort in sorted(in_flight, key=lambda cohort: cohort.numbers):
+        of_steps.setdefault(cohort.place.step_index, []).append(cohort)
+    divided = []
+    for step_index, cohorts in of_steps.items():
+        numbers = [number for cohort in cohorts for number in cohort.numbers]
+        latents, size = torch.cat([cohort.place.latents for cohort in cohorts]), len(numbers) // parts
+        for first in range(0, len(numbers), size):
+            chosen = slice(first, first + size)
+            divided.append(Cohort(numbers[chosen], Place(step_index, latents[chosen])))
+    return divided

@@ -8,12 +8,12 @@ import yaml
 
 from reneg.analysis import EXPERIMENTS
 from reneg.analysis.comparison import Table2
-from reneg.analysis.config import Table1Config, Table2Config, experiment_file
+from reneg.analysis.config import Table1Config, Table2Config, TransferConfig, experiment_file
 from reneg.analysis.methods import METHODS
 from reneg.analysis.paper import TABLE_2, TABLE_2_COLUMNS
 from reneg.analysis.rows import read_table
 from reneg.cli import parse
-from reneg.config import CONFIGS, LearnConfig, preset
+from reneg.config import CONFIGS, EvaluateConfig, LearnConfig, preset
 
 MODELS = {"world": "world", "paper": "sd1.5"}
 TABLES = [CONFIGS / kind / "table2_rows.yaml" for kind in MODELS]
@@ -32,6 +32,15 @@ def test_every_experiment_has_a_file_that_parses_to_what_it_says(experiment: str
     assert json.loads(json.dumps({name: found[name] for name in says})) == says
     sampling = {"guidance_scale": 7.5, "num_inference_steps": 30, "scheduler": "ddim"}
     assert {setting: found[setting] for setting in sampling} == sampling
+
+
+def test_an_evaluation_takes_all_settings_that_it_shares_with_an_experiment():
+    sampling = {"revision": "r", "dtype": "bf16", "trust_remote_code": True, "scheduler": "ddpm", "device": "cuda"}
+    sampling |= {"guidance_scale": 3.0, "num_inference_steps": 9}
+    compared = {"prompts": Path("parti"), "max_prompts": 5, "num_seeds": 1, "rewards": ["hpsv2.1"], "published": True}
+    config = TransferConfig(**sampling, **compared, batch_size=2, seed=3, evaluation_seed=4, models=["a", "b"])
+    expected = EvaluateConfig(model="a", **sampling, **compared, batch_size=2, seed=4, output_dir=Path("there"))
+    assert config.evaluation("a", Path("there")) == expected
 
 
 def test_there_are_no_other_files():

@@ -189,10 +189,12 @@ def test_the_python_function_gives_what_the_command_gives(world: dict, finished:
     row = read_rows(finished / "index.jsonl")[0]
     saved = NegativeEmbedding.load(finished / str(row["embedding"]))
     for one in found:
+        assert one.metadata["base_model"] == negative.metadata["base_model"] == "tiny"
         torch.testing.assert_close(one.negative_prompt_embeds, saved.negative_prompt_embeds, rtol=0, atol=1e-4)
     found = refine(model, None, ["rain"], reward=Tone(), config=dataclasses.replace(config, monitor=None))
     assert found[0].negative_prompt_embeds.shape == negative.negative_prompt_embeds.shape
     assert (found[0].metadata["reward"], found[0].metadata["monitor"]) == ("tone", "None")  # not the settings'
+    assert found[0].metadata["base_model"] == model.name and "license" not in found[0].metadata
 
 
 def test_generate_refines_first_and_draws_with_each_prompts_own(world: dict, finished: Path, tmp_path: Path):

@@ -1,7 +1,7 @@
 """Table 2: every method made, tuned alike, and compared on the same prompts and noises."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from reneg.analysis.output import Outcome, spread, write_outcome
 from reneg.analysis.paper import TABLE_2, TABLE_2_COLUMNS
 from reneg.analysis.rows import Row, chosen_rows, read_table
 from reneg.analysis.stages import Found, Stage, run_stage, write_plan
-from reneg.config import EvaluateConfig, ModelConfig
 from reneg.evaluation import evaluate
 from reneg.evaluation.comparison import load_groups
 from reneg.files import make_output_dir, write_atomically
@@ -37,16 +36,7 @@ class Table2:
         held_out = set(self.tuning)
         self.learning = [prompt for prompt in dict.fromkeys(groups) if prompt not in held_out]
         self.evaluation_folder = self.root / f"evaluation-{config.set_name()}"
-        self._evaluated = EvaluateConfig(
-            **{name: vars(config)[name] for name in [field.name for field in fields(ModelConfig)]}
-            | {"seed": config.evaluation_seed, "output_dir": self.evaluation_folder},
-            prompts=config.prompts,
-            max_prompts=config.max_prompts,
-            num_seeds=config.num_seeds,
-            rewards=config.rewards,
-            published=config.published,
-            batch_size=config.batch_size,
-        )
+        self._evaluated = config.evaluation(config.model, self.evaluation_folder)
         self.num_evaluated = sum(len(prompts) for prompts in load_groups(self._evaluated).values())
         self.found: dict[str, Found] = {}
         """Stage -> what it found."""

@@ -1,12 +1,12 @@
 """The settings of the experiments; each has a file for the bundled world and one with the paper's settings."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from reneg.config import CONFIGS, PRESETS, ModelConfig, TargetName, preset, require
+from reneg.config import CONFIGS, PRESETS, EvaluateConfig, ModelConfig, TargetName, preset, require
 
 
 def experiment_preset(experiment: str, model: str, target: TargetName = "negative_embedding") -> dict[str, Any]:
@@ -128,6 +128,12 @@ class ComparisonConfig(ModelConfig):
         require(self.max_prompts is None or self.max_prompts >= 1, f"--max_prompts {self.max_prompts}: at least 1")
         rate = self.evaluations_per_second
         require(rate > 0, f"--evaluations_per_second {rate}: must be above 0")
+
+    def evaluation(self, model: str, output_dir: Path) -> EvaluateConfig:
+        """How the experiment compares on a generator: all settings that it shares with `reneg evaluate`."""
+        own = {setting.name for setting in fields(EvaluateConfig)}
+        shared = {name: value for name, value in vars(self).items() if name in own}
+        return EvaluateConfig(**shared | {"model": model, "seed": self.evaluation_seed, "output_dir": output_dir})
 
     def set_name(self) -> str:
         """What the prompts of the evaluation are called in names of folders."""

@@ -58,11 +58,12 @@ class Transfer:
 
     def _learn(self, name: str) -> Stage:
         config, folder = self.config, self.root / name / "learned"
-        given = {name: vars(config)[name] for name in ("seed", "dtype", "device", "reward", "monitor")}
+        given = {name: vars(config)[name] for name in ("seed", "revision", "dtype", "device", "reward", "monitor")}
         given |= {"prompts": config.learning_prompts, "model": self.given[name]}
         # The preset is that of the experiment's own model, so that all generators learn alike.
         best = {setting: value for setting, value in preset(config.model).items() if setting not in given}
-        settings = LearnConfig(output_dir=folder, resume_from_checkpoint="latest", **best | given)
+        folders = {"output_dir": folder, "resume_from_checkpoint": "latest"}
+        settings = LearnConfig(trust_remote_code=config.trust_remote_code, **folders | best | given)
         method = METHODS["learn"]
 
         def run(_: Path) -> Found:
@@ -72,21 +73,7 @@ class Transfer:
 
     def _evaluate(self, name: str) -> Stage:
         config = self.config
-        settings = EvaluateConfig(
-            model=self.given[name],
-            dtype=config.dtype,
-            device=config.device,
-            num_inference_steps=config.num_inference_steps,
-            guidance_scale=config.guidance_scale,
-            prompts=config.prompts,
-            max_prompts=config.max_prompts,
-            num_seeds=config.num_seeds,
-            rewards=config.rewards,
-            published=config.published,
-            batch_size=config.batch_size,
-            seed=config.evaluation_seed,
-            output_dir=self.root / name / f"evaluation-{config.set_name()}",
-        )
+        settings = config.evaluation(self.given[name], self.root / name / f"evaluation-{config.set_name()}")
         count = sum(len(prompts) for prompts in load_groups(settings).values())
 
         def run(_: Path) -> Found:

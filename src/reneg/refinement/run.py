@@ -54,13 +54,14 @@ def refine(
         config: how; its model, rewards, prompts and folder are not read.
 
     Returns:
-        An embedding for each prompt, in their order.
+        An embedding for each prompt, in their order; its base model is the global embedding's, or else the model.
 
     Raises:
         ValueError: the embedding belongs to another text encoder, or a prompt is too long.
         FloatingPointError: a reward or gradient became NaN or infinite.
     """
-    config = config or RefineConfig()
+    known = {} if negative is None else negative.metadata
+    config = replace(config or RefineConfig(), model=known.get("base_model", model.name))
     check_prompt_lengths(prompts, model)
     start, null = global_embedding(model, negative)
     sought, judged = as_reward(reward), None if monitor is None else as_reward(monitor)
