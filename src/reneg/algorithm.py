@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reneg.guidance import guided_prediction
 from reneg.interfaces import Conditioner, Conditioning, DiffusionModel, GradientPolicy, Place, Reward, StepOutput
-from reneg.objective import reward_loss
+from reneg.objective import reward_loss, reward_loss_one_by_one
 from reneg.prediction import predict_x0
 from reneg.randomness import Streams
 
@@ -148,6 +148,7 @@ def training_steps(
     gradient_steps: int = 1,
     trajectory_steps: int | None = None,
     place: Place | None = None,
+    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """§4.2: guided trajectory down to a random late step, one-step prediction, reward, loss.
 
@@ -162,6 +163,7 @@ def training_steps(
         gradient_steps: how many of them carry one; 1 is the paper's method.
         trajectory_steps: reach the first of them in so many steps of `denoise_fast`; None takes the sampler's own.
         place: not used; the samples always come from their noise.
+        vae_slicing: as of `score`.
     """
     timesteps = model.set_timesteps(num_inference_steps)
     latents, done = model.initial_latents(streams.noise(model)), 0
@@ -175,7 +177,7 @@ def training_steps(
             latents = denoise(model, latents, timesteps[done:step_index], *fixed)
         timestep, done = timesteps[step_index], step_index + 1
         x0, prediction = one_step_x0(model, latents, timestep, positive, negative, scale, target.policy)
-        yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps)
+        yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps, vae_slicing=vae_slicing)
         latents = model.step(prediction.detach(), timestep, latents, streams.generators)
 
 
@@ -187,8 +189,23 @@ def score(
     step_index: int,
     *,
     share: float,
+    vae_slicing: bool = False,
 ) -> StepOutput:
-    """Clean latents -> images -> rewards -> loss (Eq. 7), of which a batch of several gradient steps takes a share."""
+    """Clean latents -> images -> rewards -> loss (Eq. 7), of which a batch of several gradient steps takes a share.
+
+    Args:
+        vae_slicing: decode and score one picture after the other, each with its way back to the latents.
+    """
+    if vae_slicing:
+        pictures = list[Tensor]()
+
+        def reward_of(latents: Tensor, number: int) -> Tensor:
+            image = model.decode(latents)
+            pictures.append(image.detach())
+            return reward(image, prompts[number : number + 1])
+
+        loss, rewards = reward_loss_one_by_one(reward_of, x0)
+        return StepOutput(share * loss, rewards, torch.cat(pictures), step_index)
     images = model.decode(x0)
     rewards = reward(images, prompts)
     return StepOutput(share * reward_loss(rewards), rewards.detach(), images.detach(), step_index)

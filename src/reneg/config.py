@@ -224,6 +224,9 @@ class LearnConfig(RunConfig):
     offload: bool = False
     """Let wait on the CPU what a phase does not need: the text encoders, the monitor's reward between its looks, and
     at a look the model and the rewards in turn (docs/memory.md). Nothing changes but memory and time."""
+    vae_slicing: bool = False
+    """Decode and score one picture after the other, each with its way back to the latents, so that the activations of
+    decoder and reward are never held for more than one: the same gradient up to rounding (docs/memory.md)."""
     grad_step_range: tuple[int, int] = (20, 29)
     """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
     that remain; with none remaining nothing is predicted, so the last ten of thirty."""
@@ -368,6 +371,8 @@ class PlanConfig:
     """Samples of one micro-batch on one GPU; gradient_accumulation_steps make up for a small one."""
     gradient_checkpointing: bool = False
     """Compute the denoiser's and the VAE's activations again in the backward pass instead of keeping them."""
+    vae_slicing: bool = False
+    """Decode and score one picture after the other, each with its way back to the latents."""
     offload: bool = False
     """Let wait on the CPU what a phase does not need."""
     resolution: int | None = None

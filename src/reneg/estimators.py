@@ -26,6 +26,7 @@ def draft_steps(
     gradient_steps: int = 1,
     trajectory_steps: int | None = None,
     place: Place | None = None,
+    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """DRaFT-K (Clark et al. 2023, arXiv 2309.17400, Algorithm 1): through the last K steps to the finished picture.
 
@@ -35,7 +36,7 @@ def draft_steps(
     Args:
         grad_step_range: not used; it is always the last steps.
         gradient_steps: K.
-        trajectory_steps, place: as of `training_steps`.
+        trajectory_steps, place, vae_slicing: as of `training_steps`.
     """
     timesteps = model.set_timesteps(num_inference_steps)
     first = num_inference_steps - gradient_steps
@@ -49,7 +50,7 @@ def draft_steps(
         prediction = predict_guided_with_graph(model, latents, timestep, positive, negative, scale, policy)
         latents = model.step(prediction, timestep, latents, streams.generators)
         policy = GradientPolicy(positive=True, negative=True)  # from here on the latents themselves have a graph
-    yield score(model, reward, latents, prompts, first, share=1.0)
+    yield score(model, reward, latents, prompts, first, share=1.0, vae_slicing=vae_slicing)
 
 
 def draft_lv_steps(
@@ -65,6 +66,7 @@ def draft_lv_steps(
     gradient_steps: int = 1,
     trajectory_steps: int | None = None,
     place: Place | None = None,
+    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """DRaFT-LV (Clark et al. 2023, Algorithm 2): the finished latents are noised again, several times, each scored.
 
@@ -73,7 +75,7 @@ def draft_lv_steps(
     Args:
         grad_step_range: the noise is that of these steps in turn; the original has the last one alone.
         gradient_steps: copies.
-        trajectory_steps, place: as of `training_steps`.
+        trajectory_steps, place, vae_slicing: as of `training_steps`.
     """
     timesteps = model.set_timesteps(num_inference_steps)
     positive, negative = target.condition(model, prompts)
@@ -88,7 +90,7 @@ def draft_lv_steps(
         alpha, sigma = model.alpha_sigma(timesteps[step_index])
         noised = (alpha * clean + sigma * streams.noise(model)).to(clean.dtype)
         x0, _ = one_step_x0(model, noised, timesteps[step_index], positive, negative, scale, target.policy)
-        yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps)
+        yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps, vae_slicing=vae_slicing)
 
 
 def pool_steps(
@@ -104,6 +106,7 @@ def pool_steps(
     gradient_steps: int = 1,
     trajectory_steps: int | None = None,
     place: Place | None = None,
+    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """A pool of trajectories in flight, of which each update takes one step: the part of samples that began together.
 
@@ -115,7 +118,7 @@ def pool_steps(
     Args:
         grad_step_range: each of its steps carries a gradient, at an update of its own.
         gradient_steps: not used.
-        trajectory_steps: as of `training_steps`.
+        trajectory_steps, vae_slicing: as of `training_steps`.
         place: where the last update left the samples; None begins with their noise.
     """
     timesteps, (first, last) = model.set_timesteps(num_inference_steps), grad_step_range
@@ -127,7 +130,8 @@ def pool_steps(
         place = Place(first, latents)
     timestep, latents = timesteps[place.step_index], place.latents
     x0, prediction = one_step_x0(model, latents, timestep, positive, negative, scale, target.policy)
-    output, onward = score(model, reward, x0, prompts, place.step_index, share=1.0), None
+    output = score(model, reward, x0, prompts, place.step_index, share=1.0, vae_slicing=vae_slicing)
+    onward = None
     if place.step_index < last:
         onward = Place(place.step_index + 1, model.step(prediction.detach(), timestep, latents, streams.generators))
     yield replace(output, onward=onward)

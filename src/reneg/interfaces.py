@@ -41,7 +41,8 @@ class Conditioning:
         return self._map(torch.Tensor.detach)
 
     def to(self, device: torch.device) -> "Conditioning":
-        return self._map(lambda tensor: tensor.to(device))
+        # To a GPU nothing has to wait; what arrives on the CPU may be read at once.
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type != "cpu"))
 
     def filled(self) -> "Conditioning":
         """Every token read: those that the mask hides become copies of those that are read, in turn.
@@ -173,7 +174,7 @@ class DiffusionModel(Protocol):
         ...
 
     def set_timesteps(self, num_inference_steps: int) -> Real[Tensor, " n"]:
-        """Prepare the scheduler; its timesteps, from noise to image."""
+        """Prepare the scheduler; its timesteps, from noise to image, on the CPU."""
         ...
 
     def initial_latents(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

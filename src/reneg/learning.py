@@ -147,6 +147,7 @@ class Learner(Trainer):
                 gradient_steps=config.gradient_steps,
                 trajectory_steps=config.trajectory_steps,
                 place=place,
+                vae_slicing=config.vae_slicing,
             )
             for output in outputs:
                 (scale * output.loss / len(batches)).backward()

@@ -182,5 +182,5 @@ def reward_statistics(rewards: Float[Tensor, " b"]) -> dict[str, float]:
 def relative_distance(tensors: Sequence[Tensor], references: Sequence[Tensor]) -> float:
     """Norm of the difference, relative to the references' norm, over all tensors together."""
     pairs = list(zip(tensors, references, strict=True))
-    moved = sum(float((tensor.detach() - reference).double().square().sum()) for tensor, reference in pairs)
-    return (moved / sum(float(reference.double().square().sum()) for _, reference in pairs)) ** 0.5
+    moved = sum((tensor.detach() - reference).double().square().sum() for tensor, reference in pairs)
+    return float(moved / sum(reference.double().square().sum() for _, reference in pairs)) ** 0.5

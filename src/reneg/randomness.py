@@ -30,7 +30,7 @@ def draw_noise(
     generators: list[torch.Generator], shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "b c h w"]:
     """Standard normal noise, one sample from each generator; drawn in float32, so every dtype sees the same."""
-    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype, non_blocking=True)
 
 
 def prompt_index(seed: int, sample_number: int, num_prompts: int) -> int:
@@ -67,7 +67,7 @@ class Streams:
     def noise(self, model: DiffusionModel) -> Float[Tensor, "b c h w"]:
         """Standard normal noise in the shape of the model's latents, one sample from each generator."""
         noise = draw_noise(self.generators, model.latent_shape, model.dtype, model.device)
-        return noise * self._signs.to(noise)[:, None, None, None]
+        return noise * self._signs.to(noise, non_blocking=True)[:, None, None, None]
 
     def step_indices(self, grad_step_range: tuple[int, int], count: int = 1) -> list[int]:
         """The steps that carry the gradient: evenly apart within the range, both ends included, from a uniform start.

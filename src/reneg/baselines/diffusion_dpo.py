@@ -120,7 +120,7 @@ class DiffusionDpoTrainer(Trainer):
         dropped = [float(torch.rand((), generator=g)) < config.proportion_empty_prompts for g in streams.generators]
         prompts = ["" if drop else self.pairs.prompts[place] for drop, place in zip(dropped, places, strict=True)]
         generator = make_generator(config.seed, "dpo timestep", numbers[0])
-        timestep = torch.randint(self.num_timesteps, (), generator=generator).to(model.device)
+        timestep = torch.randint(self.num_timesteps, (), generator=generator)
         with torch.no_grad(), self.state.holding(self.state.initial):
             positive, _ = self.target.condition(model, prompts)
             reference = denoising_errors(model, positive, pairs, noise, timestep)

@@ -175,8 +175,14 @@ class LatentModel(ABC):
         return self.encode_negative_prompt([""])
 
     def set_timesteps(self, num_inference_steps: int) -> Real[Tensor, " n"]:
-        self.scheduler.set_timesteps(num_inference_steps, device=self.device)
+        """On the CPU, where all that the scheduler computes from them stays: to read a GPU's numbers is to wait."""
+        self.scheduler.set_timesteps(num_inference_steps)
         return self.scheduler.timesteps
+
+    @staticmethod
+    def _on_device(timestep: Real[Tensor, ""], latents: Float[Tensor, "b c h w"]) -> Real[Tensor, " b"]:
+        """A timestep for each sample, where the latents are."""
+        return timestep.to(latents.device, non_blocking=True).expand(len(latents))
 
     def initial_latents(self, noise: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         return self.sampler.initial_latents(noise)

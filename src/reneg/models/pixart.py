@@ -51,12 +51,13 @@ class PixArtAlpha(LatentModel):
         if self.denoiser.use_additional_conditions:  # PixArt-alpha at 1024 pixels
             height, width = (side * self.pipe.vae_scale_factor for side in latents.shape[-2:])
             given = {"resolution": [height, width], "aspect_ratio": [height / width]}
-            sizes = {name: torch.tensor([size]).to(latents).expand(len(latents), -1) for name, size in given.items()}
+            tensors = {name: torch.tensor([size]).to(latents, non_blocking=True) for name, size in given.items()}
+            sizes = {name: size.expand(len(latents), -1) for name, size in tensors.items()}
         output = self.denoiser(
             latents,
             encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
             encoder_attention_mask=conditioning.prompt_attention_mask,
-            timestep=timestep.expand(len(latents)),
+            timestep=self._on_device(timestep, latents),
             added_cond_kwargs=sizes,
         ).sample
         return output[:, : latents.shape[1]]  # what follows is the learned sigma

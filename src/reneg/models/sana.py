@@ -58,7 +58,7 @@ class Sana(LatentModel):
             latents.to(self.dtype),
             encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
             encoder_attention_mask=conditioning.prompt_attention_mask,
-            timestep=timestep.expand(len(latents)) * self.denoiser.config.timestep_scale,
+            timestep=self._on_device(timestep, latents) * self.denoiser.config.timestep_scale,
         ).sample
         return output.to(self._wide)
 

@@ -30,4 +30,4 @@ class StableDiffusion(LatentModel):
         self, latents: Float[Tensor, "b c h w"], timestep: Real[Tensor, ""], conditioning: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         embeds = conditioning.prompt_embeds.to(self.dtype)
-        return self.denoiser(latents, timestep, encoder_hidden_states=embeds).sample
+        return self.denoiser(latents, self._on_device(timestep, latents), encoder_hidden_states=embeds).sample

@@ -57,7 +57,7 @@ class StableDiffusion3(LatentModel):
         assert conditioning.pooled_prompt_embeds is not None  # every conditioning of the family has one
         return self.denoiser(
             latents,
-            timestep=timestep.expand(len(latents)),
+            timestep=self._on_device(timestep, latents),
             encoder_hidden_states=conditioning.prompt_embeds.to(self.dtype),
             pooled_projections=conditioning.pooled_prompt_embeds.to(self.dtype),
         ).sample

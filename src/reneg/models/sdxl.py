@@ -44,6 +44,8 @@ class StableDiffusionXL(LatentModel):
         embeds, pooled = conditioning.prompt_embeds.to(self.dtype), conditioning.pooled_prompt_embeds.to(self.dtype)
         height, width = (side * self.pipe.vae_scale_factor for side in latents.shape[-2:])
         # Original size, left upper corner of the crop, target size: those that the pipeline defaults to.
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype, device=latents.device)
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=self.dtype)
+        sizes = sizes.to(latents.device, non_blocking=True)
         added = {"text_embeds": pooled, "time_ids": sizes.expand(len(latents), -1)}
+        timestep = self._on_device(timestep, latents)
         return self.denoiser(latents, timestep, encoder_hidden_states=embeds, added_cond_kwargs=added).sample

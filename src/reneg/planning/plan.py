@@ -13,6 +13,7 @@ from reneg.config import PlanConfig
 from reneg.generation import DECODED_AT_ONCE
 from reneg.guidance import guided_prediction
 from reneg.monitor import BATCH
+from reneg.objective import reward_loss, reward_loss_one_by_one
 from reneg.planning.skeletons import CLIP, Skeleton, build, build_pipeline, read_model, read_reward
 from reneg.planning.tracker import MemoryTracker
 from reneg.rewards.preprocess import CLIP_MEAN, CLIP_STD, ImagePreprocess
@@ -129,7 +130,7 @@ def plan(config: PlanConfig) -> Plan:
         resolution = _resolution(config, skeleton)
         modules = {**skeleton.encoders, "denoiser": skeleton.denoiser, "VAE": skeleton.vae, **scorers}
         components = [_component(name, module) for name, module in modules.items()]
-        stage = Stage(skeleton, scorers, resolution)
+        stage = Stage(skeleton, scorers, resolution, vae_slicing=config.vae_slicing)
         batch = config.train_batch_size
         other = 2 if batch == 1 else 1
         found = stage.phases(batch)
@@ -161,8 +162,9 @@ def _unet_scale(skeleton: Skeleton) -> int:
 class Stage:
     """Everything that a step needs, to be run at some batch sizes."""
 
-    def __init__(self, skeleton: Skeleton, scorers: dict[str, Any], resolution: int):
+    def __init__(self, skeleton: Skeleton, scorers: dict[str, Any], resolution: int, *, vae_slicing: bool):
         self._skeleton, self._scorers, self._resolution = skeleton, scorers, resolution
+        self._vae_slicing = vae_slicing
         modules = [skeleton.denoiser, skeleton.vae, *skeleton.encoders.values(), *scorers.values()]
         self._weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
@@ -188,7 +190,7 @@ class Stage:
             with phase(GRADIENT):
                 x0 = self._x0(batch)
             with phase(SCORING):
-                loss = -self._score(self._scorers["reward"], self._decode(x0)).mean()
+                loss = self._loss(x0)
             with phase(BACKWARD):
                 loss.backward()
             del x0, loss
@@ -227,6 +229,14 @@ class Stage:
             pred_cond = self._predict(batch)
         prediction = guided_prediction(pred_cond, pred_uncond, 7.5)
         return skeleton.latents(batch, self._resolution).float() - prediction
+
+    def _loss(self, x0: Tensor) -> Tensor:
+        """Eq. 7, as `algorithm.score` has it."""
+
+        def reward_of(latents: Tensor, number: int = 0) -> Tensor:
+            return self._score(self._scorers["reward"], self._decode(latents))
+
+        return reward_loss_one_by_one(reward_of, x0)[0] if self._vae_slicing else reward_loss(reward_of(x0))
 
     def _decode(self, latents: Tensor) -> Tensor:
         vae = self._skeleton.vae

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import CLIPTokenizer
 
 from reneg.models.base import LatentModel
@@ -22,6 +23,10 @@ def random_model(name: str, *, resolution: int, dtype: torch.dtype = torch.float
 
     SDXL comes without its text encoders, whose weights alone would fill a small machine: give it encodings.
 
+    Within FakeTensorMode(allow_non_fake_inputs=True) the weights have shapes and no numbers, and so has all that is
+    computed from them afterwards, outside the mode: the bytes of any size are told without memory or time. The
+    schedule keeps its numbers, which the method reads.
+
     Args:
         resolution: height and width of its pictures in pixels.
     """
@@ -33,7 +38,8 @@ def random_model(name: str, *, resolution: int, dtype: torch.dtype = torch.float
         if name == "sdxl":
             nothing: dict[str, Any] = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
             pipe = StableDiffusionXLPipeline(unet=unet, vae=vae, scheduler=scheduler, **nothing, add_watermarker=False)
-            return StableDiffusionXL(pipe, name="sdxl with random weights")
+            with unset_fake_temporarily():
+                return StableDiffusionXL(pipe, name="sdxl with random weights")
         encoder = build(configs["text_encoder"], dtype)
     tokenizer = CLIPTokenizer.from_pretrained(
         WEIGHTS / "generator" / "tokenizer", model_max_length=encoder.config.max_position_embeddings
@@ -48,7 +54,8 @@ def random_model(name: str, *, resolution: int, dtype: torch.dtype = torch.float
         requires_safety_checker=False,
         **no_checker,
     )
-    return StableDiffusion(pipe, name=f"{name} with random weights")
+    with unset_fake_temporarily():
+        return StableDiffusion(pipe, name=f"{name} with random weights")
 
 
 def random_reward(name: str) -> ClipReward:

@@ -8,13 +8,13 @@ class Saved:
     """Bytes of the tensors that autograd keeps for the backward pass, each storage once, weights excluded."""
 
     def __init__(self, *modules: torch.nn.Module):
-        self._weights = {p.untyped_storage().data_ptr() for module in modules for p in module.parameters()}
+        self._weights = {p.untyped_storage()._cdata for module in modules for p in module.parameters()}
         self._storages: dict[int, Tensor] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in self._weights:
-            self._storages[pointer] = tensor  # keeps the storage alive, so that no address is used twice
+        storage = tensor.untyped_storage()._cdata  # tensors without numbers have no address of data
+        if storage not in self._weights:
+            self._storages[storage] = tensor  # keeps the storage alive, so that no address is used twice
         return tensor
 
     def recording(self) -> torch.autograd.graph.saved_tensors_hooks:

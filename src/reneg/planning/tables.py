@@ -14,10 +14,12 @@ def gib(size: int | float) -> str:
 def print_plan(plan: Plan, console: Console) -> None:
     """Components, phases, and the verdict."""
     config = plan.config
-    checkpointing, offload = ("with" if on else "without" for on in (config.gradient_checkpointing, config.offload))
+    switches = (config.gradient_checkpointing, config.vae_slicing, config.offload)
+    checkpointing, slicing, offload = ("with" if on else "without" for on in switches)
     console.print(
         f"{config.model} in {config.dtype} with {config.reward}, {plan.resolution} pixels, "
-        f"train_batch_size {config.train_batch_size}, {checkpointing} gradient checkpointing, {offload} offload"
+        f"train_batch_size {config.train_batch_size}, {checkpointing} gradient checkpointing, "
+        f"{slicing} VAE slicing, {offload} offload"
     )
     components = Table("component", "class", "parameters", "precision", "bytes", title="Weights")
     for part in plan.components:

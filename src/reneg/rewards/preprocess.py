@@ -65,7 +65,8 @@ class ImagePreprocess:
             # PIL's bicubic is antialiased; this is its tensor counterpart to within two grey levels where PIL
             # clips no overshoot between its two passes.
             images = self._fit(images, antialias=True)
-        mean, std = (torch.tensor(v, dtype=images.dtype, device=images.device) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, dtype=images.dtype) for v in (self.mean, self.std))
+        mean, std = (v.to(images.device, non_blocking=True) for v in (mean, std))
         if self.fit == "pad":  # HPSv2 pads before it normalises
             images = self._pad(images)
         return (images - mean.view(3, 1, 1)) / std.view(3, 1, 1)

@@ -42,4 +42,4 @@ class PromptTokenizer:
             self._warned = True
         options = {"padding": "max_length", "max_length": self._limit, "truncation": True, "return_tensors": "pt"}
         tokens = self._tokenizer(texts, **options)
-        return {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
+        return {name: tokens[name].to(device, non_blocking=True) for name in ("input_ids", "attention_mask")}

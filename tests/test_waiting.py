@@ -1,0 +1,130 @@
+"""A learning step never makes the host wait for a GPU: run on torch's meta device, whose numbers cannot be read.
+
+There every read of a value raises, `.item()`, `int()`, `bool()` and an index alike, as it would wait on a GPU. Copies
+from the CPU go through, so a dispatch mode looks for those that would wait.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes import PROMPTS
+from short_runs import quick
+from tiny import tiny_clip_reward, tiny_pipeline
+from tiny_pixart import tiny_pixart
+from tiny_sana import tiny_sana
+from tiny_sd3 import tiny_sd3
+from tiny_sdxl import tiny_sdxl
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reneg.estimators import ESTIMATORS
+from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy
+from reneg.learning import Learner
+from reneg.models.base import LatentModel
+from reneg.models.pixart import PixArtAlpha
+from reneg.models.sana import Sana
+from reneg.models.sd import StableDiffusion
+from reneg.models.sd3 import StableDiffusion3
+from reneg.models.sdxl import StableDiffusionXL
+from reneg.randomness import Streams
+from reneg.rewards.clip import ClipReward
+from reneg.trainer import make_accelerator
+
+META = torch.device("meta")
+FAMILIES: dict[str, tuple[type[LatentModel], Callable[..., Any]]] = {
+    "sd": (StableDiffusion, tiny_pipeline),
+    "sdxl": (StableDiffusionXL, tiny_sdxl),
+    "sd3": (StableDiffusion3, tiny_sd3),
+    "pixart": (PixArtAlpha, tiny_pixart),
+    "sana": (Sana, tiny_sana),
+}
+STEPS = {"guidance_scale": 5.0, "num_inference_steps": 4, "grad_step_range": (2, 3), "gradient_steps": 2}
+
+
+class Waiting(TorchDispatchMode):
+    """Copies from the CPU to another device that the host would wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        source = args[1] if func is torch.ops.aten.copy_.default else args[0] if args else None
+        copies = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+        if copies and source.device.type == "cpu" and result.device.type != "cpu":
+            blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+            if blocking:
+                self.found.append(str(func))
+        return result
+
+
+class Learned:
+    """One embedding for all prompts on the meta device, with the encodings of the prompts made before."""
+
+    policy = GradientPolicy(positive=False, negative=True)
+
+    def __init__(self, model: LatentModel):
+        null, prompts = model.null_conditioning(), model.encode_prompt(PROMPTS[:2])
+        self._prompts = prompts  # on the CPU, where encodings wait
+        self.embeds = torch.nn.Parameter(null.prompt_embeds.to(META))
+        tensors = null.to(META)
+        self._null = Conditioning(self.embeds, tensors.pooled_prompt_embeds, tensors.prompt_attention_mask)
+
+    def guidance_scale(self, configured: float) -> float:
+        return configured
+
+    def condition(self, model: DiffusionModel, prompts: Sequence[str]) -> tuple[Conditioning, Conditioning]:
+        return self._prompts.to(META), self._null.expand(len(prompts))
+
+
+def on_meta(family: str) -> tuple[LatentModel, Learned, ClipReward]:
+    """A tiny model and reward without numbers, and what is learned with them."""
+    cls, pipeline = FAMILIES[family]
+    model = cls(pipeline(), name="tiny")
+    learned, reward = Learned(model), tiny_clip_reward()
+    for module in (model.denoiser, model.vae, reward.model):
+        module.to(META)
+    model.device = META
+    return model, learned, reward
+
+
+@pytest.mark.parametrize("settings", [{}, {"vae_slicing": True}, {"trajectory_steps": 1}], ids=str)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_no_estimator_waits(family: str, estimator: str, settings: dict[str, Any]):
+    check(family, estimator, settings)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "pixart", "sana"])
+def test_no_family_waits(family: str):
+    check(family, "late_steps", {})
+
+
+def check(family: str, estimator: str, settings: dict[str, Any]) -> None:
+    model, learned, reward = on_meta(family)
+    steps = 0
+    with Waiting() as waiting:
+        for micro_batch in range(2):
+            streams = Streams(0, 0, [2 * micro_batch, 2 * micro_batch + 1])
+            for output in ESTIMATORS[estimator](model, learned, reward, PROMPTS[:2], streams, **STEPS, **settings):
+                output.loss.backward()
+                steps += 1
+    assert not waiting.found
+    assert steps == (2 if estimator == "draft" else 4)
+    assert learned.embeds.grad is not None and learned.embeds.grad.device == META
+
+
+def test_the_modes_would_find_both():
+    """What the tests above look for, on purpose."""
+    with pytest.raises(RuntimeError, match="meta"):
+        float(torch.zeros(1, device=META))
+    with Waiting() as waiting:
+        torch.zeros(2).to(META)
+        torch.zeros(2).to(META, non_blocking=True)
+    assert len(waiting.found) == 1
