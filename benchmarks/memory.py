@@ -1,14 +1,15 @@
 """The memory of a learning step: what each way of saving it leaves, and whether the gradient stays as it is.
 
-    python benchmarks/memory.py count     # SD1.5's and SDXL's architectures, to 512 and 1024 pixels: no memory, minutes
+    python benchmarks/memory.py count     # SD1.5's and SDXL's architectures to 512 and 1024 pixels: minutes, no memory
     python benchmarks/memory.py measure   # SD1.5's at two small sizes with random weights: 10 GiB, minutes
     python benchmarks/memory.py docs      # writes the tables of docs/memory.md from memory.json
 
 Both run the code that learns, with CLIP ViT-H, HPSv2's architecture, as the reward, two pictures, all in float32.
 `count` has tensors with shapes and no numbers (FakeTensorMode): bytes that autograd saves in the denoiser, by its own
 hooks, and the most bytes of tensors at one time in the whole step, decoder, reward and backward pass included.
-`measure` has numbers: the same bytes, the gradient, and by how much the process really grew (VmHWM of Linux) in a child
-process of its own. Each row is written to memory.json at once, and rows that are there are not made again.
+`measure` has numbers: the same bytes, the gradient, and by how much a child process of its own really grew (Linux's
+VmHWM). Each row is written to memory.json at once, and `count` makes none again that is there; set
+MALLOC_MMAP_THRESHOLD_=65536 for `measure`, so that glibc gives freed memory back.
 """
 
 import json
@@ -44,6 +45,8 @@ SIZES = {"sd1.5": (128, 192, 512), "sdxl": (256, 384, 1024)}
 """Architecture -> pixels of a side: two small ones, whose line is followed to the last."""
 PLAIN, NEGATIVE = "both branches in one batch, with a graph", "negative branch alone"
 CHECKPOINTING, SLICING = "and --gradient_checkpointing", "and --vae_slicing as well"
+KEYS = ("model", "variant", "pixels")
+"""What a row is of."""
 VARIANTS = (PLAIN, NEGATIVE, CHECKPOINTING, SLICING)
 
 
@@ -98,7 +101,8 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
 def write(kind: str, row: dict[str, Any]) -> None:
     rows = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     rows["settings"] = {"batch": BATCH, "dtype": "float32", "reward": "hpsv2.1", "torch": torch.__version__}
-    rows[kind] = [*rows.get(kind, []), row]
+    others = [done for done in rows.get(kind, []) if any(done[key] != row[key] for key in KEYS)]
+    rows[kind] = [*others, row]
     RESULT.write_text(json.dumps(rows, indent=1) + "\n")
     print(json.dumps(row), flush=True)
 
@@ -127,7 +131,9 @@ def measure() -> None:
             with context.Pool(1) as pool:
                 row, gradient = pool.apply(grow, (model, reward, side, variant))
             exact = exact or gradient
-            apart = [float((found - wanted).norm() / wanted.norm()) for found, wanted in zip(gradient, exact)]
+            apart = [
+                float((found - wanted).norm() / wanted.norm()) for found, wanted in zip(gradient, exact, strict=True)
+            ]
             write("measured", {"model": "sd1.5", "variant": variant, "pixels": side, **row, "apart": max(apart)})
 
 
@@ -155,7 +161,7 @@ def followed(rows: Sequence[dict[str, Any]], name: str, variant: str, figure: st
 
 
 def find(rows: Sequence[dict[str, Any]], name: str, variant: str, side: int) -> dict[str, Any]:
-    (row,) = [r for r in rows if (r["model"], r["variant"], r["pixels"]) == (name, variant, side)]
+    (row,) = [row for row in rows if tuple(row[key] for key in KEYS) == (name, variant, side)]
     return row
 
 

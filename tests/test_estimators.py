@@ -19,6 +19,7 @@ from reneg.estimators import ESTIMATORS
 from reneg.interfaces import Conditioning, StepOutput
 from reneg.models.sd import StableDiffusion
 from reneg.randomness import Streams
+from reneg.rewards.mixture import Mixture
 from reneg.run_folder import sample_prompts
 from reneg.targets import NegativeEmbeddingTarget
 
@@ -40,6 +41,24 @@ def gradient(name: str, model, numbers: Sequence[int], reward=None, **changes) -
     (parameter,) = target.parameters()
     assert parameter.grad is not None
     return parameter.grad
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_one_picture_at_a_time_is_the_same_gradient(name: str):
+    """Of the tiny model and CLIP, whose scores of a batch's parts are kept in their order."""
+    found = []
+    for vae_slicing in (False, True):
+        model, reward = tiny_model(torch.float64), Mixture([tiny_clip_reward(torch.float64)], [2.0])
+        reward.scales = {"reward/tiny clip 1": 0.7}
+        target = NegativeEmbeddingTarget(model)
+        given = list(outputs(name, model, target, [0, 1, 2], reward, gradient_steps=2, vae_slicing=vae_slicing))
+        sum(output.loss for output in given).backward()
+        (parameter,) = target.parameters()
+        told = [tensor for output in given for tensor in (output.loss, output.rewards, output.images)]
+        found.append([parameter.grad, *told, *reward.take().values()])
+    for whole, single in zip(*found, strict=True):
+        torch.testing.assert_close(single, whole, rtol=1e-10, atol=1e-12)
+    assert float(found[0][0].norm()) > 0
 
 
 def start(model) -> tuple[Tensor, Conditioning, Conditioning]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from short_runs import assert_same_run, quick, save_tiny_world
 
 from reneg.learning import learn
@@ -22,3 +23,24 @@ def test_the_same_run_to_the_last_bit(plain: tuple[dict, Path], settings: dict, 
     world, folder = plain
     learn(quick(tmp_path / "run", **world, **settings))
     assert_same_run(folder, tmp_path / "run")
+
+
+def test_a_second_run_takes_its_prompts_from_the_cache(plain: tuple[dict, Path], tmp_path: Path):
+    world, folder = plain
+    for name in ("first", "second"):
+        learn(quick(tmp_path / name, **world, prompt_cache=tmp_path / "cache"))
+        assert_same_run(folder, tmp_path / name)
+    assert len(list((tmp_path / "cache").iterdir())) > 1
+
+
+def test_the_settings_of_a_gpus_products_are_torchs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`tf32` is a switch of the process, set before anything is loaded."""
+
+    def stop(*arguments: object, **options: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("reneg.learning.load_model_and_monitor", stop)
+    for number, tf32 in enumerate((True, False)):
+        with pytest.raises(InterruptedError):
+            learn(quick(tmp_path / str(number), tf32=tf32))
+        assert torch.backends.cuda.matmul.allow_tf32 == tf32

@@ -88,7 +88,7 @@ def test_learning_lets_go_of_encoders_that_it_does_not_train(tmp_path: Path, tar
 
 def test_only_what_the_run_will_need_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model, seen = tiny_model(), list[str]()
-    monkeypatch.setattr(type(model), "encode_ahead", lambda self, prompts: seen.extend(prompts))
+    monkeypatch.setattr(type(model), "encode_ahead", lambda self, prompts, folder: seen.extend(prompts))
     many = [f"number {n}" for n in range(50)]
     config = quick(tmp_path, **BRIEF, num_validation_prompts=1, num_inference_steps=3, grad_step_range=(1, 2))
     learner = fake_learner(config, model=model, reward=tiny_clip_reward(), prompts=many)

@@ -227,6 +227,14 @@ class LearnConfig(RunConfig):
     vae_slicing: bool = False
     """Decode and score one picture after the other, each with its way back to the latents, so that the activations of
     decoder and reward are never held for more than one: the same gradient up to rounding (docs/memory.md)."""
+    prompt_cache: Path | None = None
+    """A folder that keeps the prompts' encodings for runs that go on and for other runs, on whatever models; null
+    encodes them at each start (docs/speed.md)."""
+    reward_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the training rewards that are CLIP models, cosines apart; the monitor stays in float32."""
+    tf32: bool = False
+    """Let a GPU round the factors of float32 matrix products to 10 bits, as torch lets it in convolutions by default:
+    several times as fast, for a reward and a model in fp32. Nothing on a CPU."""
     grad_step_range: tuple[int, int] = (20, 29)
     """First and last step_index that may carry the gradient. "randomly sample t in [0, 10]" (§4.2) counts the steps
     that remain; with none remaining nothing is predicted, so the last ten of thirty."""
@@ -366,7 +374,9 @@ class PlanConfig:
     monitor: str | None = None
     """The reward that watches; null for none."""
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Precision of the model; rewards are in float32, and with fp16 the VAE too."""
+    """Precision of the model; with fp16 the VAE is in float32."""
+    reward_dtype: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the reward; the monitor is in float32."""
     train_batch_size: int = 64
     """Samples of one micro-batch on one GPU; gradient_accumulation_steps make up for a small one."""
     gradient_checkpointing: bool = False

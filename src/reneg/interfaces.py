@@ -225,8 +225,11 @@ class PipelineModel(DiffusionModel, Protocol):
         """The text encoders, modules; none once they were let go."""
         ...
 
-    def encode_ahead(self, prompts: Sequence[str]) -> None:
-        """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others."""
+    def encode_ahead(self, prompts: Sequence[str], folder: Path | None = None) -> None:
+        """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others.
+
+        A folder keeps the encodings for later runs.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from reneg.effort import learning_effort
 from reneg.estimators import ESTIMATORS
 from reneg.interfaces import DiffusionModel, ModuleReward, PipelineModel, Place, Reward
 from reneg.metrics import Row
-from reneg.models import load_configured
+from reneg.models import DTYPES, load_configured
 from reneg.models.base import LatentModel
 from reneg.monitor import reward_statistics
 from reneg.negative import NegativeEmbedding
@@ -63,8 +63,11 @@ def learn(
     prompts = learning_prompts(config)
     accelerator = make_accelerator(config)
     device = str(accelerator.device)
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
     model, monitor = load_model_and_monitor(config, prompts, device=device, offload=config.offload)
-    reward = load_mixture(config.reward, device="cpu" if config.offload else device) if reward is None else reward
+    if reward is None:
+        home = "cpu" if config.offload else device
+        reward = load_mixture(config.reward, device=home, dtype=DTYPES[config.reward_dtype])
     offload = parts_to_offload(model, reward, monitor) if config.offload else EVERYTHING_STAYS
     artifact = Learner(config, model, reward, monitor, prompts, accelerator, offload).run()
     return cast(NegativeEmbedding | Weights, artifact)
@@ -177,7 +180,7 @@ class Learner(Trainer):
                 needed |= dict.fromkeys(self._prompts_of(self._numbers(step, micro_batch)))
             if len(needed) == len(every):
                 break
-        self.model.encode_ahead(list(needed))
+        self.model.encode_ahead(list(needed), self.config.prompt_cache)
         logger.info("%d prompts encoded; the text encoders are let go", len(needed))
 
     def _numbers(self, step: int, micro_batch: int) -> list[int]:

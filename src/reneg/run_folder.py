@@ -37,6 +37,7 @@ FREE = {
     "report_to",
     "gradient_checkpointing",
     "offload",
+    "prompt_cache",
     "resume_from_checkpoint",
     "checkpointing_steps",
     "checkpoints_total_limit",

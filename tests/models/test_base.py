@@ -1,19 +1,15 @@
 """What all families share: gradient checkpointing in eval mode, and learning in half precision."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from fakes import PROMPTS, Brightness
 from short_runs import fake_learner, quick
 from tiny import tiny_clip_reward, tiny_model, tiny_pipeline
-from tiny_pixart import tiny_pixart
-from tiny_sana import tiny_sana
-from tiny_sd3 import tiny_sd3
-from tiny_sdxl import tiny_sdxl
+from tiny_families import FAMILIES, HALVES, build
 from torch import Tensor
 
 from reneg.algorithm import one_step_x0, training_steps
@@ -21,32 +17,9 @@ from reneg.generation import picture_generators, picture_noise
 from reneg.learning import FP16_LOSS_SCALE
 from reneg.metrics import read_rows
 from reneg.models.base import LatentModel
-from reneg.models.pixart import PixArtAlpha
-from reneg.models.sana import Sana
-from reneg.models.sd import StableDiffusion
-from reneg.models.sd3 import StableDiffusion3
-from reneg.models.sdxl import StableDiffusionXL
 from reneg.planning.saved_bytes import Saved
 from reneg.randomness import Streams
 from reneg.targets import NegativeEmbeddingTarget
-
-FAMILIES: dict[str, tuple[type[LatentModel], Callable[..., Any]]] = {
-    "sd": (StableDiffusion, tiny_pipeline),
-    "sdxl": (StableDiffusionXL, tiny_sdxl),
-    "sd3": (StableDiffusion3, tiny_sd3),
-    "pixart": (PixArtAlpha, tiny_pixart),
-    "sana": (Sana, tiny_sana),
-}
-HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def build(family: str, dtype: torch.dtype = torch.float64) -> LatentModel:
-    cls, pipeline = FAMILIES[family]
-    pipe = pipeline() if dtype in HALVES.values() else pipeline(dtype)
-    for part in pipe.components.values():
-        if isinstance(part, torch.nn.Module):
-            part.to(dtype)
-    return cls(pipe, name="tiny")
 
 
 def gradient_and_saved(model: LatentModel) -> tuple[list[Tensor], float, float]:
@@ -119,11 +92,12 @@ class Faint:
         return 1e-4 * images.float().mean((1, 2, 3))
 
 
-def test_small_gradients_survive_float16(tmp_path: Path):
+@pytest.mark.parametrize("vae_slicing", [False, True])
+def test_small_gradients_survive_float16(tmp_path: Path, vae_slicing: bool):
     norms = {}
     for dtype in (torch.float16, torch.float32):
         brief = {"max_train_steps": 1, "train_batch_size": 2, "num_inference_steps": 3, "grad_step_range": (2, 2)}
-        config = quick(tmp_path / str(dtype), num_validation_prompts=1, **brief)
+        config = quick(tmp_path / str(dtype), num_validation_prompts=1, vae_slicing=vae_slicing, **brief)
         fake_learner(config, model=build("sd", dtype), reward=Faint(), monitor=Brightness()).run()
         (row,) = [row for row in read_rows(config.output_dir / "metrics.jsonl") if row["kind"] == "update"]
         norms[dtype] = float(row["grad_norm"])

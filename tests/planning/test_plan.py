@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from reneg.cli import main
 from reneg.config import PlanConfig
 from reneg.planning import Plan, plan
-from reneg.planning.plan import DTYPES, ENCODING, GIB, GRADIENT, JUDGING, LOOK, RESERVE
+from reneg.planning.plan import DTYPES, ENCODING, GIB, GRADIENT, JUDGING, LOOK, RESERVE, SCORING
 from reneg.planning.skeletons import MODELS, TOWERS, build, build_pipeline, read_model, read_reward
 from reneg.planning.tables import verdict
 from reneg.planning.tracker import MemoryTracker
@@ -132,6 +132,17 @@ def test_settings_change_what_they_should(tiny: Path, plain: Plan):
     large = phases(tiny_plan(tiny, train_batch_size=8, resolution=32))
     assert large[GRADIENT].kept > 7 * saved[GRADIENT].kept
     assert large[LOOK].peak > 3 * saved[LOOK].peak
+
+
+def test_slicing_holds_one_picture_and_a_reward_in_bfloat16_half_the_bytes(tiny: Path, plain: Plan):
+    settings: dict[str, Any] = {"train_batch_size": 4, "vae_slicing": True, "reward_dtype": "bf16"}
+    found = tiny_plan(tiny, **settings)
+    whole, single = phases(plain), phases(found)
+    beyond = [each[SCORING].peak - each[GRADIENT].kept for each in (whole, single)]
+    assert single[GRADIENT] == whole[GRADIENT] and beyond[1] < beyond[0] / 3
+    assert single[SCORING].kept < whole[SCORING].kept / 2
+    sizes = [next(part.size for part in each.components if part.name == "reward") for each in (plain, found)]
+    assert sizes[1] < 0.55 * sizes[0]
 
 
 @pytest.mark.slow

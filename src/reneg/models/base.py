@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from reneg.interfaces import Conditioning, PredictionType
+from reneg.models.prompt_cache import PromptCache
 from reneg.models.sampling import DiffusionSampler, FlowSampler, Sampler
 
 
@@ -158,15 +160,23 @@ class LatentModel(ABC):
             return self._encode(list(prompts), negative=True)
 
     @torch.no_grad()
-    def encode_ahead(self, prompts: Sequence[str]) -> None:
+    def encode_ahead(self, prompts: Sequence[str], folder: Path | None = None) -> None:
         """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others.
 
         The encodings wait on the CPU. One at a time: in a batch the last bits of an encoding would depend on which
         others are in it.
+
+        Args:
+            folder: keeps the encodings for later runs, and gives those of earlier ones.
         """
+
+        def encode(prompt: str) -> Conditioning:
+            return self.encode_prompt([prompt]).to(torch.device("cpu"))
+
+        cache = None if folder is None else PromptCache(folder, encode(""))
+        different = dict.fromkeys(prompts)
         with _quiet():
-            encoded = {prompt: self.encode_prompt([prompt]) for prompt in dict.fromkeys(prompts)}
-        self._encoded = {prompt: encoding.to(torch.device("cpu")) for prompt, encoding in encoded.items()}
+            self._encoded = {p: encode(p) if cache is None else cache.get(p, encode) for p in different}
         for part in self.text_encoders:
             setattr(self.pipe, part, None)
 

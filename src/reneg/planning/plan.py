@@ -123,7 +123,8 @@ def plan(config: PlanConfig) -> Plan:
         rewards["monitor"] = read_reward(config.monitor, "--monitor")
     with FakeTensorMode(allow_non_fake_inputs=True):
         skeleton = build_pipeline(configs, DTYPES[config.dtype])
-        scorers = {name: build(reward, torch.float32) for name, reward in rewards.items()}
+        precisions = {"reward": DTYPES[config.reward_dtype], "monitor": torch.float32}
+        scorers = {name: build(reward, precisions[name]) for name, reward in rewards.items()}
         if config.gradient_checkpointing:
             for module in (skeleton.denoiser, *([skeleton.vae] if skeleton.family.vae_checkpoints else [])):
                 module.enable_gradient_checkpointing()

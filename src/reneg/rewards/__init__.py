@@ -27,6 +27,8 @@ KINDS: dict[Kind, Callable[[RewardSource, Settings], Reward]] = {
     "imagereward": load_image_reward,
 }
 
+HALF: tuple[Kind, ...] = ("clip", "cosine", "hps")
+"""Kinds that may be in bfloat16: their last sum is in float32."""
 CLIP_H = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 CLIP_L = "openai/clip-vit-large-patch14"
 BERT = "google-bert/bert-base-uncased"
@@ -107,11 +109,15 @@ def load_reward(
         reward: a row of REWARDS, a scorer's original file or a folder that holds it, the folder or hub id of a
             transformers CLIPModel with its tokenizer and image processor, the .toml file of a scorer in another
             process, or a user's own `module:function`.
+        dtype: of its weights; bfloat16 for CLIP models alone, whose cosines stay in float32.
         published: take the path that published numbers come from, which gives no gradient.
 
     Raises:
         ValueError: unknown name, or weights that are not what they should be; in one line.
     """
+    external = OWN.fullmatch(reward) is not None or is_process(reward)
+    if dtype == torch.bfloat16 and (external or find_reward(reward)[1].kind not in HALF):
+        raise ValueError(f"--reward_dtype bf16: goes with CLIP models, and reward {reward!r} is none")
     if OWN.fullmatch(reward):
         return load_own(reward)
     if is_process(reward):
@@ -122,7 +128,7 @@ def load_reward(
     return KINDS[source.kind](source, Settings(name, device, dtype, published))
 
 
-def load_mixture(entries: Sequence[str] | str, *, device: str = "cpu") -> Reward:
+def load_mixture(entries: Sequence[str] | str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Reward:
     """What learning maximises: one reward in its own units, or a mixture of `NAME=WEIGHT`; no weight counts as 1.
 
     Raises:
@@ -135,6 +141,6 @@ def load_mixture(entries: Sequence[str] | str, *, device: str = "cpu") -> Reward
         if is_process(name):
             raise ValueError(no_gradient(name))
     if len(parsed) == 1 and parsed[0][1] is None:
-        return load_reward(parsed[0][0], device=device)
-    rewards = [load_reward(name, device=device) for name, _ in parsed]
+        return load_reward(parsed[0][0], device=device, dtype=dtype)
+    rewards = [load_reward(name, device=device, dtype=dtype) for name, _ in parsed]
     return Mixture(rewards, [1.0 if weight is None else weight for _, weight in parsed])

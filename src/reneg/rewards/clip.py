@@ -50,14 +50,19 @@ class ClipReward:
     def encode_images(self, images: Float[Tensor, "b 3 H W"]) -> Float[Tensor, "b d"]:
         """Unit vectors of pictures in [0, 1]; differentiable."""
         pixels = self.preprocess(images).to(self.model.dtype)
-        return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+        return _unit(self.model.get_image_features(pixel_values=pixels).pooler_output)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Float[Tensor, "b d"]:
         """Unit vectors of prompts."""
         # Without the mask: pad tokens come after the end, where causal attention never looks.
         ids = self._tokenize(prompts, self.model.device)["input_ids"]
-        return F.normalize(self.model.get_text_features(input_ids=ids).pooler_output, dim=-1)
+        return _unit(self.model.get_text_features(input_ids=ids).pooler_output)
+
+
+def _unit(vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """Of length 1, in float32 at least: bfloat16's 8 bits would round rewards that differ to the same cosine."""
+    return F.normalize(vectors.to(torch.promote_types(torch.float32, vectors.dtype)), dim=-1)
 
 
 def load_scaled(source: RewardSource, settings: Settings) -> ClipReward:

@@ -4,44 +4,23 @@ There every read of a value raises, `.item()`, `int()`, `bool()` and an index al
 from the CPU go through, so a dispatch mode looks for those that would wait.
 """
 
-import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from fakes import PROMPTS
-from short_runs import quick
-from tiny import tiny_clip_reward, tiny_pipeline
-from tiny_pixart import tiny_pixart
-from tiny_sana import tiny_sana
-from tiny_sd3 import tiny_sd3
-from tiny_sdxl import tiny_sdxl
-from torch import Tensor
+from tiny import tiny_clip_reward
+from tiny_families import build
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reneg.estimators import ESTIMATORS
 from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy
-from reneg.learning import Learner
 from reneg.models.base import LatentModel
-from reneg.models.pixart import PixArtAlpha
-from reneg.models.sana import Sana
-from reneg.models.sd import StableDiffusion
-from reneg.models.sd3 import StableDiffusion3
-from reneg.models.sdxl import StableDiffusionXL
 from reneg.randomness import Streams
 from reneg.rewards.clip import ClipReward
-from reneg.trainer import make_accelerator
 
 META = torch.device("meta")
-FAMILIES: dict[str, tuple[type[LatentModel], Callable[..., Any]]] = {
-    "sd": (StableDiffusion, tiny_pipeline),
-    "sdxl": (StableDiffusionXL, tiny_sdxl),
-    "sd3": (StableDiffusion3, tiny_sd3),
-    "pixart": (PixArtAlpha, tiny_pixart),
-    "sana": (Sana, tiny_sana),
-}
 STEPS = {"guidance_scale": 5.0, "num_inference_steps": 4, "grad_step_range": (2, 3), "gradient_steps": 2}
 
 
@@ -85,8 +64,7 @@ class Learned:
 
 def on_meta(family: str) -> tuple[LatentModel, Learned, ClipReward]:
     """A tiny model and reward without numbers, and what is learned with them."""
-    cls, pipeline = FAMILIES[family]
-    model = cls(pipeline(), name="tiny")
+    model = build(family, torch.float32)
     learned, reward = Learned(model), tiny_clip_reward()
     for module in (model.denoiser, model.vae, reward.model):
         module.to(META)
