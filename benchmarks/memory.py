@@ -13,9 +13,11 @@ MALLOC_MMAP_THRESHOLD_=65536 for `measure`, so that glibc gives freed memory bac
 """
 
 import json
+import math
 import multiprocessing
 import sys
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -126,25 +128,28 @@ def measure() -> None:
     model, reward = random_model("sd1.5", resolution=SIZES["sd1.5"][-1]), random_reward("hpsv2.1")
     context = multiprocessing.get_context("fork")
     for side in SIZES["sd1.5"][:2]:
-        exact: list[Tensor] = []
+        exact: list[list[float]] = []
         for variant in VARIANTS:
-            with context.Pool(1) as pool:
-                row, gradient = pool.apply(grow, (model, reward, side, variant))
+            ours, theirs = context.Pipe()
+            child = context.Process(target=grow, args=(model, reward, side, variant, theirs))  # not pickled: forked
+            child.start()
+            row, gradient = ours.recv()
+            child.join()
             exact = exact or gradient
             apart = [
-                float((found - wanted).norm() / wanted.norm()) for found, wanted in zip(gradient, exact, strict=True)
+                math.dist(found, wanted) / math.hypot(*wanted) for found, wanted in zip(gradient, exact, strict=True)
             ]
             write("measured", {"model": "sd1.5", "variant": variant, "pixels": side, **row, "apart": max(apart)})
 
 
-def grow(model: LatentModel, reward: ClipReward, side: int, variant: str) -> tuple[dict[str, int], list[Tensor]]:
+def grow(model: LatentModel, reward: ClipReward, side: int, variant: str, answer: Connection) -> None:
     """A step, and the most bytes that the process had in main memory beyond those before it."""
     if variant in (CHECKPOINTING, SLICING):
         model.enable_gradient_checkpointing()
     Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
     before = resident("VmRSS")
     row, gradient = step(model, reward, side, variant)
-    return row | {"resident": resident("VmHWM") - before}, gradient
+    answer.send((row | {"resident": resident("VmHWM") - before}, [part.flatten().tolist() for part in gradient]))
 
 
 def resident(field: str) -> int:

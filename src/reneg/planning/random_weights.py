@@ -18,7 +18,9 @@ from reneg.world import WEIGHTS
 SEED = 0
 
 
-def random_model(name: str, *, resolution: int, dtype: torch.dtype = torch.float32) -> LatentModel:
+def random_model(
+    name: str, *, resolution: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> LatentModel:
     """`sd1.5` or `sdxl` with random weights, the same at every call; its tokenizer is the bundled world's.
 
     SDXL comes without its text encoders, whose weights alone would fill a small machine: give it encodings.
@@ -32,15 +34,15 @@ def random_model(name: str, *, resolution: int, dtype: torch.dtype = torch.float
     """
     configs = read_model(name)
     scheduler: Any = DDIMScheduler(steps_offset=1, clip_sample=False)  # diffusers annotates another type
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(SEED)
         unet, vae = build(configs["unet"] | {"sample_size": resolution // 8}, dtype), build(configs["vae"], dtype)
-        if name == "sdxl":
-            nothing: dict[str, Any] = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
-            pipe = StableDiffusionXLPipeline(unet=unet, vae=vae, scheduler=scheduler, **nothing, add_watermarker=False)
-            with unset_fake_temporarily():
-                return StableDiffusionXL(pipe, name="sdxl with random weights")
-        encoder = build(configs["text_encoder"], dtype)
+        encoder = None if name == "sdxl" else build(configs["text_encoder"], dtype)
+    if encoder is None:
+        nothing: dict[str, Any] = dict.fromkeys(("text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"))
+        pipe = StableDiffusionXLPipeline(unet=unet, vae=vae, scheduler=scheduler, **nothing, add_watermarker=False)
+        with unset_fake_temporarily():
+            return StableDiffusionXL(pipe, name="sdxl with random weights")
     tokenizer = CLIPTokenizer.from_pretrained(
         WEIGHTS / "generator" / "tokenizer", model_max_length=encoder.config.max_position_embeddings
     )
@@ -58,12 +60,12 @@ def random_model(name: str, *, resolution: int, dtype: torch.dtype = torch.float
         return StableDiffusion(pipe, name=f"{name} with random weights")
 
 
-def random_reward(name: str) -> ClipReward:
+def random_reward(name: str, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> ClipReward:
     """A CLIP model with random weights, the architecture of a reward such as `hpsv2.1`."""
     config = read_reward(name, "--reward")
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(SEED)
-        model = build(config, torch.float32)
+        model = build(config, dtype)
     preprocess = ImagePreprocess(config["vision_config"]["image_size"], CLIP_MEAN, CLIP_STD)
     tokenizer = CLIPTokenizer.from_pretrained(
         WEIGHTS / "generator" / "tokenizer", model_max_length=config["text_config"].get("max_position_embeddings", 77)
