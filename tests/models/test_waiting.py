@@ -11,7 +11,7 @@ import pytest
 import torch
 from fakes import PROMPTS
 from tiny import tiny_clip_reward
-from tiny_families import build
+from tiny_families import FAMILIES, build
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reneg.estimators import ESTIMATORS
@@ -21,7 +21,7 @@ from reneg.randomness import Streams
 from reneg.rewards.clip import ClipReward
 
 META = torch.device("meta")
-STEPS = {"guidance_scale": 5.0, "num_inference_steps": 4, "grad_step_range": (2, 3), "gradient_steps": 2}
+STEPS = {"guidance_scale": 5.0, "num_inference_steps": 3, "grad_step_range": (1, 2), "gradient_steps": 2}
 
 
 class Waiting(TorchDispatchMode):
@@ -72,29 +72,24 @@ def on_meta(family: str) -> tuple[LatentModel, Learned, ClipReward]:
     return model, learned, reward
 
 
-@pytest.mark.parametrize("settings", [{}, {"vae_slicing": True}, {"trajectory_steps": 1}], ids=str)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("family", ["sd", "sd3"])
-def test_no_estimator_waits(family: str, estimator: str, settings: dict[str, Any]):
-    check(family, estimator, settings)
+LEAN = {"vae_slicing": True, "trajectory_steps": 1}
 
 
-@pytest.mark.parametrize("family", ["sdxl", "pixart", "sana"])
-def test_no_family_waits(family: str):
-    check(family, "late_steps", {})
-
-
-def check(family: str, estimator: str, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("family", "estimator", "settings"),
+    [(family, "late_steps", {}) for family in FAMILIES]
+    + [("sd", "late_steps", LEAN), ("sd", "draft", {}), ("sd", "draft_lv", {})],
+    ids=str,
+)
+def test_nothing_waits(family: str, estimator: str, settings: dict[str, Any]):
     model, learned, reward = on_meta(family)
-    steps = 0
+    streams, count = Streams(0, 0, [0, 1]), 0
     with Waiting() as waiting:
-        for micro_batch in range(2):
-            streams = Streams(0, 0, [2 * micro_batch, 2 * micro_batch + 1])
-            for output in ESTIMATORS[estimator](model, learned, reward, PROMPTS[:2], streams, **STEPS, **settings):
-                output.loss.backward()
-                steps += 1
+        for output in ESTIMATORS[estimator](model, learned, reward, PROMPTS[:2], streams, **STEPS, **settings):
+            output.loss.backward()
+            count += 1
     assert not waiting.found
-    assert steps == (2 if estimator == "draft" else 4)
+    assert count == (1 if estimator == "draft" else 2)
     assert learned.embeds.grad is not None and learned.embeds.grad.device == META
 
 
