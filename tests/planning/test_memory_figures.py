@@ -1,7 +1,6 @@
 """What benchmarks/memory.py counted and measured, and the page that tells it."""
 
 import pytest
-
 from benchmarks import memory
 
 
