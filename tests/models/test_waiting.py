@@ -5,11 +5,13 @@ from the CPU go through, so a dispatch mode looks for those that would wait.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fakes import PROMPTS
+from short_runs import fake_learner, quick
 from tiny import tiny_clip_reward
 from tiny_families import FAMILIES, build
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -91,6 +93,25 @@ def test_nothing_waits(family: str, estimator: str, settings: dict[str, Any]):
     assert not waiting.found
     assert count == (1 if estimator == "draft" else 2)
     assert learned.embeds.grad is not None and learned.embeds.grad.device == META
+
+
+def test_an_update_reads_nothing_before_its_last_backward_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    settings = {"train_batch_size": 2, "gradient_accumulation_steps": 2, "num_inference_steps": 3}
+    config = quick(tmp_path, grad_step_range=(1, 2), **settings)
+    learner = fake_learner(config, model=build("sd", torch.float32), prompts=PROMPTS[:2])
+    learner.model, learner.target, learner.reward = on_meta("sd")
+    told: list[torch.Tensor] = []
+
+    def statistics(rewards: torch.Tensor) -> dict[str, float]:
+        told.append(rewards)
+        return {}
+
+    monkeypatch.setattr("reneg.learning.reward_statistics", statistics)
+    with Waiting() as waiting:
+        learner._gradient()
+    assert not waiting.found
+    (rewards,) = told
+    assert rewards.device == META and rewards.shape == (4,)
 
 
 def test_the_modes_would_find_both():
