@@ -52,7 +52,7 @@ def test_one_picture_at_a_time_is_the_same_gradient(name: str):
         reward.scales = {"reward/tiny clip 1": 0.7}
         target = NegativeEmbeddingTarget(model)
         given = list(outputs(name, model, target, [0, 1, 2], reward, gradient_steps=2, vae_slicing=vae_slicing))
-        sum(output.loss for output in given).backward()
+        torch.stack([output.loss for output in given]).sum().backward()
         (parameter,) = target.parameters()
         told = [tensor for output in given for tensor in (output.loss, output.rewards, output.images)]
         found.append([parameter.grad, *told, *reward.take().values()])

@@ -36,11 +36,9 @@ class Waiting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        source = args[1] if func is torch.ops.aten.copy_.default else args[0] if args else None
-        copies = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-        if copies and source.device.type == "cpu" and result.device.type != "cpu":
-            blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
-            if blocking:
+        if func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            source, asked = (args[0], kwargs.get("non_blocking")) if len(args) == 1 else (args[1], any(args[2:]))
+            if not asked and source.device.type == "cpu" and result.device.type != "cpu":
                 self.found.append(str(func))
         return result
 
@@ -99,7 +97,7 @@ def test_an_update_reads_nothing_before_its_last_backward_pass(tmp_path: Path, m
     settings = {"train_batch_size": 2, "gradient_accumulation_steps": 2, "num_inference_steps": 3}
     config = quick(tmp_path, grad_step_range=(1, 2), **settings)
     learner = fake_learner(config, model=build("sd", torch.float32), prompts=PROMPTS[:2])
-    learner.model, learner.target, learner.reward = on_meta("sd")
+    learner.model, learner.target, learner.reward = on_meta("sd")  # pyright: ignore[reportAttributeAccessIssue]
     told: list[torch.Tensor] = []
 
     def statistics(rewards: torch.Tensor) -> dict[str, float]:
