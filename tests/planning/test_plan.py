@@ -134,13 +134,15 @@ def test_settings_change_what_they_should(tiny: Path, plain: Plan):
     assert large[LOOK].peak > 3 * saved[LOOK].peak
 
 
+@pytest.mark.slow
 def test_slicing_holds_one_picture_and_a_reward_in_bfloat16_half_the_bytes(tiny: Path, plain: Plan):
     settings: dict[str, Any] = {"train_batch_size": 4, "vae_slicing": True, "reward_dtype": "bf16"}
     found = tiny_plan(tiny, **settings)
     whole, single = phases(plain), phases(found)
     beyond = [each[SCORING].peak - each[GRADIENT].kept for each in (whole, single)]
     assert single[GRADIENT] == whole[GRADIENT] and beyond[1] < beyond[0] / 3
-    assert single[SCORING].kept < whole[SCORING].kept / 2
+    left = [each[SCORING].kept - each[GRADIENT].kept for each in (whole, single)]
+    assert left[1] < left[0] / 5
     sizes = [next(part.size for part in each.components if part.name == "reward") for each in (plain, found)]
     assert sizes[1] < 0.55 * sizes[0]
 
