@@ -68,7 +68,11 @@ def test_refining_has_the_papers_steps_and_patience_and_the_worlds_gradient_step
     assert (RefineConfig().max_refine_steps, RefineConfig().patience) == (10, 3)
     assert '"for an additional 10 steps" (§5.1)' in texts["max_refine_steps"]
     assert '"with a patience value of 3" (§5.1)' in texts["patience"]
-    assert preset("world", config=RefineConfig) == {"grad_step_range": (27, 29), "gradient_steps": 3}
+    assert preset("world", config=RefineConfig) == {
+        "grad_step_range": (27, 29),
+        "gradient_steps": 3,
+        "trajectory_steps": 9,
+    }
     assert "max_train_steps" in preset("world")
 
 
