@@ -126,7 +126,7 @@ def judge_run(config: LearnConfig, points: tuple[int, ...]) -> list[dict]:
             state = load_checkpoint(config.output_dir / checkpoint_name(step))
             rows[str(step)] = judged(state.parameters[0])
             write_json(path, rows)
-    seconds = {row["step"]: row.get("seconds", 0) for row in learned(config) if row["kind"] == "train"}
+    seconds = {row["step"]: row.get("seconds", 0) for row in learned(config) if row["kind"] == "update"}
     return [
         {"step": int(step), **cost(config, int(step)), "seconds": round(sum(list(seconds.values())[: int(step)]), 1)}
         | {"judged": {name: round(mean, 4) for name, mean in means.items()}}

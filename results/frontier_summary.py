@@ -145,7 +145,7 @@ def as_markdown(result: dict) -> str:
     lines = [
         "# Reward against cost",
         "",
-        "Written by `results/frontier.py summary`. Gains over the null text on "
+        "Written by `results/frontier_summary.py`. Gains over the null text on "
         f"{result['judged_prompts']} evaluation prompts, always from the same noises; every run spent about "
         f"{result['budget']:,} evaluations of the denoiser, a backward pass counted as two. 95 % intervals over "
         "seeds.",
