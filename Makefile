@@ -18,7 +18,7 @@ demo: $(VENV)/installed
 
 # Two processes of one thread each: on small models a second thread hardly helps one process.
 test: $(VENV)/installed-dev
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # pytest's exit code 5: there are no slow tests.
 slow: $(VENV)/installed-dev

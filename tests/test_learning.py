@@ -25,6 +25,7 @@ def test_the_same_run_to_the_last_bit(plain: tuple[dict, Path], settings: dict, 
     assert_same_run(folder, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_second_run_takes_its_prompts_from_the_cache(plain: tuple[dict, Path], tmp_path: Path):
     world, folder = plain
     for name in ("first", "second"):

@@ -76,7 +76,8 @@ def test_two_processes_agree_with_one(whole: Path, tmp_path: Path) -> None:
     assert_close_runs(whole, tmp_path / "two")
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.slow
 def test_a_killed_process_ends_the_run_which_one_process_finishes(whole: Path, tmp_path: Path, rank: int) -> None:
     config, told = quick(tmp_path / "run", train_batch_size=2, **BRIEF), tmp_path / "told"
     # The monitor's one batch of pictures, before the second update and after the third, is process 0's.
@@ -91,6 +92,7 @@ def test_a_killed_process_ends_the_run_which_one_process_finishes(whole: Path, t
     assert_close_runs(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped(whole: Path, tmp_path: Path) -> None:
     class Stops(DiesAt):
         def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -102,7 +102,9 @@ def test_batchings_agree_on_the_tiny_model(tmp_path: Path, no_report: None) -> N
     [
         {},
         {"gradient_steps": 2},
-        {"gradient_estimator": "draft_lv", "gradient_steps": 2, "trajectory_steps": 2},
+        pytest.param(
+            {"gradient_estimator": "draft_lv", "gradient_steps": 2, "trajectory_steps": 2}, marks=pytest.mark.slow
+        ),
         {"gradient_estimator": "draft", "noises_per_prompt": 2, "antithetic": True},
     ],
     ids=str,

@@ -101,6 +101,7 @@ def figures(results: dict) -> dict:
     return {name: results[name] for name in ("overall", "groups", "notes", "negatives", "fingerprints")}
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_shards_of_one(settings, whole, tmp_path):
     config = EvaluateConfig(output_dir=tmp_path, **settings)
     results = finish(config, 2)

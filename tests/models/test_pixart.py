@@ -133,6 +133,7 @@ def test_learning_raises_a_closed_form_reward(tmp_path: Path):
 
 
 @pytest.mark.parametrize("sigma", [False, True], ids=["alpha", "sigma"])
+@pytest.mark.slow
 def test_learning_from_a_folder_and_using_the_file(tmp_path: Path, sigma: bool):
     learn_by_command(partial(tiny_pixart, sigma=sigma), tmp_path, **SQUARE)
 

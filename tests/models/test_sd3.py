@@ -90,6 +90,7 @@ def test_learning_raises_a_closed_form_reward(tmp_path: Path):
     assert after > before + 0.002
 
 
+@pytest.mark.slow
 def test_learning_from_a_folder_and_using_the_file(tmp_path: Path):
     learn_by_command(tiny_sd3, tmp_path)
 

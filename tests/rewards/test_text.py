@@ -129,6 +129,7 @@ def real_tokenizer(shared_data: Path) -> CLIPTokenizer:
     return CLIPTokenizer(**options, model_max_length=77)
 
 
+@pytest.mark.slow
 def test_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
     original = OriginalTokenizer(shared_data / "tgxs002+HPSv2" / "bpe_simple_vocab_16e6.txt.gz")
     prompts = list(dict.fromkeys(all_prompts(shared_data)))
@@ -150,6 +151,7 @@ def test_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
     )
 
 
+@pytest.mark.slow
 def test_as_many_prompts_are_cut_off_as_the_originals_cut_off(shared_data: Path):
     tokenizer = real_tokenizer(shared_data)
     lengths = [
@@ -161,6 +163,7 @@ def test_as_many_prompts_are_cut_off_as_the_originals_cut_off(shared_data: Path)
     assert max(groups[1]) == 506
 
 
+@pytest.mark.slow
 def test_cleaning_changes_as_many_prompts_as_is_known(shared_data: Path):
     """Without it the tokens of 12 prompts of Parti and of 104 of ReFL are others than the originals'."""
     tokenizer = real_tokenizer(shared_data)
@@ -232,6 +235,7 @@ def make_vocabulary(prompts: list[str]) -> dict[str, int]:
     return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
 
 
+@pytest.mark.slow
 def test_bert_tokens_are_the_originals_on_every_prompt(shared_data: Path, prove):
     prompts = list(dict.fromkeys(all_prompts(shared_data)))
     vocabulary = make_vocabulary(prompts)
