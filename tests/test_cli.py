@@ -382,6 +382,7 @@ def test_without_a_command_no_settings_are_read(arguments: list[str], monkeypatc
         parse(arguments)
 
 
+@pytest.mark.slow
 def test_loading_leaves_no_line_of_the_libraries_on_standard_error(tiny: Path, in_folder: Path):
     """In a fresh process that is no terminal: neither warnings nor progress bars, only the error's own line."""
     arguments = [argument.format(tiny=tiny) for argument in BAD["foreign negative"][0]]

@@ -82,6 +82,7 @@ for repository in ("me/mine", "forbidden/mine"):
 """
 
 
+@pytest.mark.slow
 def test_a_file_goes_to_the_hub_and_comes_back_also_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     embedding().save("own.safetensors")

@@ -97,6 +97,7 @@ def test_only_what_the_run_will_need_is_encoded(tmp_path: Path, monkeypatch: pyt
     assert set(learner.monitor.prompts) <= set(seen)
 
 
+@pytest.mark.slow
 def test_offloading_changes_nothing_and_every_part_works_in_a_phase_that_has_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -101,7 +101,7 @@ def test_batchings_agree_on_the_tiny_model(tmp_path: Path, no_report: None) -> N
     "shape",
     [
         {},
-        {"gradient_steps": 2},
+        pytest.param({"gradient_steps": 2}, marks=pytest.mark.slow),
         pytest.param(
             {"gradient_estimator": "draft_lv", "gradient_steps": 2, "trajectory_steps": 2}, marks=pytest.mark.slow
         ),

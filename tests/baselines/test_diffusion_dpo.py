@@ -128,6 +128,7 @@ def test_it_starts_at_log_two_and_the_reference_stays(tmp_path: Path):
         assert torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_chosen_pictures_are_told_apart_better_and_better(tmp_path: Path):
     """Over the learned pairs at fixed noises, errors fall for the chosen relative to the rejected pictures."""
     settings = config(tmp_path, beta=2000.0, proportion_empty_prompts=0.0, train_batch_size=6)

@@ -100,6 +100,7 @@ def expected_brightness(model: StableDiffusion, words: WordDistribution) -> floa
     return total
 
 
+@pytest.mark.slow
 def test_learning_prefers_the_words_of_the_brighter_pictures(model: StableDiffusion):
     distribution, evaluations = learn(model, shortcut_learning_rate=0.5, gradient_iterations=12)
     assert expected_brightness(model, distribution) > expected_brightness(model, WordDistribution(SPACE))
