@@ -35,13 +35,11 @@ from reneg.planning.saved_bytes import Saved
 from reneg.planning.tracker import MemoryTracker
 from reneg.prediction import predict_x0
 from reneg.randomness import draw_noise
-from reneg.report import markdown_table
+from reneg.report import fill, markdown_table
 from reneg.rewards.clip import ClipReward
 
 RESULT = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parents[1] / "docs" / "memory.md"
-START, END = "<!-- memory -->\n", "<!-- end of memory -->"
-"""Around the page's tables."""
 BATCH, GUIDANCE_SCALE = 2, 7.5
 SIZES = {"sd1.5": (128, 192, 512), "sdxl": (256, 384, 1024)}
 """Architecture -> pixels of a side: two small ones, whose line is followed to the last."""
@@ -210,8 +208,7 @@ def gib(size: float) -> str:
 
 
 def docs() -> None:
-    before, rest = PAGE.read_text(encoding="utf-8").split(START)
-    PAGE.write_text(before + START + "\n" + tables() + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    fill(PAGE, "memory", tables().strip())
 
 
 if __name__ == "__main__":

@@ -39,14 +39,11 @@ BATCH = 16
 RATES = {"paper": (2.5e-3, 5e-3, 1e-2), "fast": (2e-2, 4e-2)}
 BATCHES = {"paper": (8, 32), "fast": ()}
 """Tried at the best rate, beside BATCH. The paper's scheme gets the wider sweep."""
-SEEDS = {"paper": range(5), "fast": range(5)}
-OTHER_SEEDS = range(3)
 JUDGED_PROMPTS, JUDGED_SEED = 60, 4321
 FOLDER = Path("runs/results/frontier")
 JUDGES = ("world/judge", "world/aesthetic", "world/preference")
 FINE, COARSE = (1, 2, 3, 4, 6, 16), (8, 16)
 """Sixteenths of the budget at which a run's states are judged."""
-POINTS = {"paper": COARSE, "fast": FINE}
 LAST = {"grad_step_range": (27, 29), "gradient_steps": 3}
 SCHEMES: dict[str, dict] = {
     "paper": {"grad_step_range": (20, 29), "gradient_steps": 1},
@@ -58,6 +55,8 @@ SCHEMES: dict[str, dict] = {
     "draft-lv-3, fast": {**LAST, "gradient_estimator": "draft_lv", "trajectory_steps": 9},
     "antithetic, fast": {**LAST, "trajectory_steps": 9, "noises_per_prompt": 2, "antithetic": True},
 }
+POINTS = dict.fromkeys(SCHEMES, COARSE) | {"fast": FINE}
+SEEDS = dict.fromkeys(SCHEMES, range(3)) | dict.fromkeys(RATES, range(5))
 POLICY = GradientPolicy(positive=False, negative=True)
 
 
@@ -126,11 +125,11 @@ def judge_run(config: LearnConfig, points: tuple[int, ...]) -> list[dict]:
             state = load_checkpoint(config.output_dir / checkpoint_name(step))
             rows[str(step)] = judged(state.parameters[0])
             write_json(path, rows)
-    seconds = {row["step"]: row.get("seconds", 0) for row in learned(config) if row["kind"] == "update"}
+    seconds = [row["seconds"] for row in read_rows(config.output_dir / METRICS) if row["kind"] == "update"]
     return [
-        {"step": int(step), **cost(config, int(step)), "seconds": round(sum(list(seconds.values())[: int(step)]), 1)}
-        | {"judged": {name: round(mean, 4) for name, mean in means.items()}}
-        for step, means in sorted(rows.items(), key=lambda item: int(item[0]))
+        {"step": step, **cost(config, step), "seconds": round(sum(seconds[:step]), 1)}
+        | {"judged": {name: round(mean, 4) for name, mean in rows[str(step)].items()}}
+        for step in sorted(map(int, rows))
     ]
 
 
@@ -187,14 +186,12 @@ def main() -> None:
     if stage == "sweep":
         for scheme in arguments.schemes or RATES:
             logging.info("%s: rate %g, batch %d, of %s", scheme, *choose(arguments.folder, scheme))
-    else:
-        others = [scheme for scheme in SCHEMES if scheme not in RATES]
-        seeds = arguments.seeds or (range(5) if stage == "pairs" else OTHER_SEEDS)
-        for seed in seeds:
-            for scheme in arguments.schemes or (RATES if stage == "pairs" else others):
-                config = run_of(arguments.folder, scheme, seed)
-                learned(config)
-                judge_run(config, POINTS.get(scheme, COARSE))
+        return
+    for scheme in arguments.schemes or [scheme for scheme in SCHEMES if (scheme in RATES) == (stage == "pairs")]:
+        for seed in arguments.seeds or SEEDS[scheme]:
+            config = run_of(arguments.folder, scheme, seed)
+            learned(config)
+            judge_run(config, POINTS[scheme])
 
 
 if __name__ == "__main__":

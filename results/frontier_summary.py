@@ -11,11 +11,9 @@ from statistics import fmean, stdev
 import matplotlib
 from frontier import (
     BUDGET,
-    COARSE,
     FOLDER,
     JUDGED_PROMPTS,
     JUDGES,
-    OTHER_SEEDS,
     POINTS,
     RATES,
     SCHEMES,
@@ -27,6 +25,9 @@ from frontier import (
     run_of,
 )
 
+from reneg.intervals import interval
+from reneg.report import markdown_table
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -35,6 +36,8 @@ JUDGE = JUDGES[0]
 STUDENT = {3: 4.303, 5: 2.776}
 """Of so many runs: the 97.5 % point of Student's t, for 95 % intervals of their mean."""
 COUNTS = ("denoiser_evaluations", "denoiser_backward_evaluations", "decoded_pictures", "scored_pictures", "seconds")
+WORDS = ("forward", "backward", "decodes")
+"""The first of them in the table."""
 
 
 def summarise(folder: Path) -> None:
@@ -59,14 +62,14 @@ def summarise(folder: Path) -> None:
 def curves_of(folder: Path, scheme: str) -> dict[int, list[dict]]:
     """Seed -> judged states in order, of the runs that are finished and judged."""
     found = {}
-    for seed in SEEDS.get(scheme, OTHER_SEEDS):
+    for seed in SEEDS[scheme]:
         config = run_of(folder, scheme, seed)
         if (config.output_dir / "judged.json").is_file():
-            found[seed] = judge_run(config, POINTS.get(scheme, COARSE))
+            found[seed] = judge_run(config, POINTS[scheme])
     return found
 
 
-def interval(values: list[float]) -> dict[str, float | None]:
+def over_seeds(values: list[float]) -> dict[str, float | None]:
     """Mean over seeds with its 95 % interval by Student's t."""
     mean = fmean(values)
     half = STUDENT[len(values)] * stdev(values) / len(values) ** 0.5 if len(values) in STUDENT else None
@@ -79,9 +82,9 @@ def at_the_end(curves: dict[int, list[dict]], paper: dict[int, list[dict]], null
     ends = {seed: curve[-1] for seed, curve in curves.items()}
     return {
         "seeds": len(ends),
-        "gain": {name: interval([end["judged"][name] - null[name] for end in ends.values()]) for name in JUDGES},
+        "gain": {name: over_seeds([end["judged"][name] - null[name] for end in ends.values()]) for name in JUDGES},
         "over_paper": {
-            name: interval([end["judged"][name] - paper[seed][-1]["judged"][name] for seed, end in ends.items()])
+            name: over_seeds([end["judged"][name] - paper[seed][-1]["judged"][name] for seed, end in ends.items()])
             for name in JUDGES
         },
         "counts": {name: fmean([end[name] for end in ends.values()]) for name in COUNTS},
@@ -104,13 +107,11 @@ def crossings(paper: dict[int, list[dict]], fast: dict[int, list[dict]], null: d
         spent = [begin, *(counts_of(state) for state in curve)]
         total = counts_of(end)
         low, part = int(place), place - int(place)
-        at = {
-            name: spent[low][name] + part * (spent[min(low + 1, len(curve))][name] - spent[low][name])
-            for name in begin
-        }
+        before, after = spent[low], spent[min(low + 1, len(curve))]
+        at = {name: before[name] + part * (after[name] - before[name]) for name in begin}
         pairs[seed] = {"level": level, "ratios": {name: at[name] / total[name] for name in begin}}
     reached = [pair["ratios"] for pair in pairs.values() if pair["ratios"]]
-    means = {name: interval([ratios[name] for ratios in reached]) for name in (reached[0] if reached else {})}
+    means = {name: over_seeds([ratios[name] for ratios in reached]) for name in (reached[0] if reached else {})}
     return {"judge": JUDGE, "pairs": pairs, "reached": len(reached), "mean_ratios": means}
 
 
@@ -129,55 +130,36 @@ def first_reach(values: list[float], level: float) -> float | None:
     return None
 
 
-def text(estimate: dict[str, float | None], digits: int = 2, sign: str = "+") -> str:
-    """A mean with its interval."""
-    mean = f"{estimate['mean']:{sign}.{digits}f}"
-    return (
-        mean
-        if estimate["low"] is None
-        else f"{mean} [{estimate['low']:{sign}.{digits}f}, {estimate['high']:{sign}.{digits}f}]"
-    )
-
-
 def as_markdown(result: dict) -> str:
     """The tables."""
-    crossing, ends = result["crossing"], result["at_the_end"]
-    lines = [
+    crossing, rows = result["crossing"], []
+    for scheme, end in result["at_the_end"].items():
+        row = {"scheme": scheme, "seeds": str(end["seeds"])}
+        row |= {name: interval(end["gain"][name], sign=True, digits=2) for name in JUDGES}
+        over = "" if scheme == "paper" else interval(end["over_paper"][JUDGE], sign=True, digits=2)
+        row["judge, over the paper's scheme"] = over
+        row |= {word: f"{end['counts'][name]:,.0f}" for word, name in zip(WORDS, COUNTS, strict=False)}
+        rows.append(row)
+    parts = [
         "# Reward against cost",
-        "",
         "Written by `results/frontier_summary.py`. Gains over the null text on "
         f"{result['judged_prompts']} evaluation prompts, always from the same noises; every run spent about "
         f"{result['budget']:,} evaluations of the denoiser, a backward pass counted as two. 95 % intervals over "
         "seeds.",
-        "",
-        "| scheme | seeds | "
-        + " | ".join(JUDGES)
-        + " | judge, over the paper's scheme | forward | backward | decodes |",
-        "|" + "---|" * (len(JUDGES) + 6),
-    ]
-    for scheme, end in ends.items():
-        gains = " | ".join(text(end["gain"][name]) for name in JUDGES)
-        counts = " | ".join(f"{end['counts'][name]:,.0f}" for name in COUNTS[:3])
-        over = "" if scheme == "paper" else text(end["over_paper"][JUDGE])
-        lines.append(f"| {scheme} | {end['seeds']} | {gains} | {over} | {counts} |")
-    lines += [
-        "",
+        markdown_table(rows),
         f"What the paper's scheme ends with is reached by `fast` in {crossing['reached']} of "
         f"{len(crossing['pairs'])} pairs, for this share of its cost at the first crossing of the smoothed curve:",
-        "",
+        "\n".join(f"- {name}: {interval(ratio)}" for name, ratio in crossing["mean_ratios"].items()),
+        "The sweeps, by the monitor's mean at the end, seed 0:",
+        "\n".join(f"- {scheme}: {'; '.join(map(tried, rows))}" for scheme, rows in result["sweeps"].items()),
     ]
-    lines += [f"- {name}: {text(ratio, 3, '')}" for name, ratio in crossing["mean_ratios"].items()]
-    lines += ["", "The sweeps, by the monitor's mean at the end, seed 0:", ""]
-    for scheme, rows in result["sweeps"].items():
-        lines += [
-            f"- {scheme}: "
-            + "; ".join(
-                f"rate {row['learning_rate']:g}, batch {row['train_batch_size']}, "
-                f"{row['updates']} updates: {row['monitor']:.3f}"
-                for row in rows
-            )
-        ]
-    return "\n".join(lines) + "\n"
+    return "\n\n".join(parts) + "\n"
+
+
+def tried(row: dict) -> str:
+    """One setting of a sweep."""
+    where = f"rate {row['learning_rate']:g}, batch {row['train_batch_size']}, {row['updates']} updates"
+    return f"{where}: {row['monitor']:.3f}"
 
 
 def draw(curves: dict[str, dict[int, list[dict]]], null: dict[str, float], path: Path) -> None:

@@ -13,12 +13,10 @@ from typing import Any
 
 from reneg.analysis import EXPERIMENTS
 from reneg.evaluation.tables import mean_rows, paired_rows
-from reneg.report import markdown_table
+from reneg.report import fill, markdown_table
 
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
-START, END = "<!-- results -->\n", "<!-- end of results -->"
-"""Around what is written into a page, one table a page."""
 ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+(?=[^/\s=]+/[^/\s=]+)")
 """What of a path tells the machine: all but its last two parts."""
 REWARDS = {
@@ -104,19 +102,6 @@ def wins(figures: dict) -> str:
     return f"{100 * rate['mean']:.0f} % [{100 * rate['low']:.0f}, {100 * rate['high']:.0f}]"
 
 
-def fill(page: Path, block: str) -> None:
-    """Replace what stands between a page's markers.
-
-    Raises:
-        ValueError: it lacks them.
-    """
-    text = page.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page.name} lacks the lines {START.strip()} and {END}")
-    filled = text[: text.index(START) + len(START)] + f"\n{block}\n\n" + text[text.index(END) :]
-    page.write_text(filled, encoding="utf-8")
-
-
 def plan_check_table() -> str:
     """What autograd keeps in SD1.5's gradient step, measured, and what `reneg plan` says of it."""
     rows = json.loads((RESULTS / "plan_check.json").read_text(encoding="utf-8"))
@@ -174,10 +159,10 @@ def write_docs() -> None:
         if (RESULTS / f"{name}.json").is_file():
             parts += experiment_section(name)
     (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    fill(ROOT / "README.md", summary_table(world))
+    fill(ROOT / "README.md", "results", summary_table(world))
     peaks = (RESULTS / "plan_table.md").read_text(encoding="utf-8").strip()
-    fill(ROOT / "docs" / "how_to_choose.md", estimators_table())
-    fill(ROOT / "docs" / "memory.md", f"{plan_check_table()}\n\n{PEAKS}\n\n{peaks}")
+    fill(ROOT / "docs" / "how_to_choose.md", "results", estimators_table())
+    fill(ROOT / "docs" / "memory.md", "results", f"{plan_check_table()}\n\n{PEAKS}\n\n{peaks}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from reneg.report import (
     GAP,
     MARGIN,
     Section,
+    fill,
     image_grid,
     labelled_grid,
     labelled_rows,
@@ -139,3 +141,13 @@ def test_a_grid_with_names_wraps_at_its_width_and_cuts_long_names():
     beside = np.asarray(grid.crop((84, down, 3 * 42 - GAP, 2 * down)))
     assert (beside == 255).all()  # the long name does not run into the next place
     assert labelled_grid(images, list("abcde"), 1, scale=4).size == (40, 5 * down)
+
+
+def test_what_stands_between_a_pages_markers_is_replaced(tmp_path: Path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- end of a -->\nafter\n")
+    fill(page, "a", "new")
+    fill(page, "a", "newer")
+    assert page.read_text() == "before\n<!-- a -->\n\nnewer\n\n<!-- end of a -->\nafter\n"
+    with pytest.raises(ValueError, match="page.md lacks the lines <!-- b --> and <!-- end of b -->"):
+        fill(page, "b", "new")

@@ -111,6 +111,19 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)
 
 
+def fill(page: Path, name: str, block: str) -> None:
+    """Replace what stands on a page between `<!-- NAME -->` and `<!-- end of NAME -->`.
+
+    Raises:
+        ValueError: the page lacks them, or has them twice.
+    """
+    text, start, end = page.read_text(encoding="utf-8"), f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"{page.name} lacks the lines {start.strip()} and {end}")
+    filled = text[: text.index(start) + len(start)] + f"\n{block}\n\n" + text[text.index(end) :]
+    page.write_text(filled, encoding="utf-8")
+
+
 def _figure(caption: str, image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from math import isfinite
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate import Accelerator
@@ -127,8 +127,7 @@ class Trainer(ABC):
     def _look_at_start(self) -> None:
         """Let the monitor look at the state before the first step, unless it did.
 
-        This comes after the first step, so that the first news of a run do not wait for many pictures. The look's
-        noises are its own and the state's values are kept, so nothing depends on the order.
+        It comes after that step, whose news do not wait for it: its noises are its own, and the state is put back.
         """
         if self._null_images is None:
             with self.state.at_start():
@@ -136,8 +135,8 @@ class Trainer(ABC):
 
     def _tell_first(self, row: Row) -> None:
         """Log the first step; later ones are told by the bar and metrics.jsonl."""
-        told = (self.config.max_train_steps, *told_value(row), float(row["seconds"]))
-        logger.info("step 1 of %d: %s %.4g, in %.1f s", *told)
+        last, (name, value) = self.config.max_train_steps, told_value(row)
+        logger.info("step 1 of %d: %s %.4g, in %.1f s", last, name, value, row["seconds"])
 
     def _start(self) -> bool:
         """Prepare the folder and take up the checkpoint that was asked for; whether there was one."""
@@ -227,6 +226,10 @@ class Trainer(ABC):
         with self._everyone():
             return cast(Tensor, self.accelerator.gather(tensor))
 
+    def _gather_parts(self, parts: list[Any]) -> list[Any]:
+        with self._everyone():
+            return gather_object(parts)
+
     def _wait_for_everyone(self) -> None:
         with self._everyone():
             self.accelerator.wait_for_everyone()
@@ -251,9 +254,7 @@ class Trainer(ABC):
         negative, scale = self.target.negative().detach(), self._guidance_scale()
         mine = self.monitor.batches[accelerator.process_index :: accelerator.num_processes]
         parts = [self.monitor.measure(negative, batch, guidance_scale=scale) for batch in mine]
-        with self._everyone():
-            everyones = gather_object(parts)
-        look = self.monitor.sum_up(everyones)
+        look = self.monitor.sum_up(self._gather_parts(parts))
         self._check_look(look.means)
         if step == 0:
             self._null_images = look.images
@@ -336,7 +337,7 @@ class Trainer(ABC):
     def _save(self) -> Path:
         """Write a checkpoint of the present state."""
         path = self.folder / checkpoint_name(self.state.step)
-        in_flight = gather_object(moved(self.state.in_flight, torch.device("cpu")))
+        in_flight = self._gather_parts(moved(self.state.in_flight, torch.device("cpu")))
         if self.accelerator.is_main_process:
             self.metrics.sync()
             checkpoint = self.state.checkpoint(
