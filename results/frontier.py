@@ -2,12 +2,13 @@
 
     python results/frontier.py sweep     # rate, then batch, of the paper's scheme and of FAST; monitor alone, no judge
     python results/frontier.py pairs     # both as they were chosen, five seeds, judged along the way
-    python results/frontier.py others    # the other estimators at FAST's rate and batch, three seeds
+    python results/frontier.py others    # FAST and the other estimators at its rate and batch, three seeds
     python results/frontier_summary.py   # writes frontier.json, frontier.md and frontier.png from what is there
 
-Every run has the same budget of evaluations of the denoiser, a backward pass counted as two. Each stage goes on where
-it was interrupted, and several may run beside each other with different `--seeds` or `--schemes`. A learning run takes
-about five minutes of one core, a judged state half a minute.
+Every run of a stage has the same budget of evaluations of the denoiser, a backward pass counted as two; that of the
+others is what the world's preset spends. Each stage goes on where it was interrupted, and several may run beside each
+other with different `--seeds` or `--schemes`. A learning run takes about five minutes of one core, a judged state half
+a minute.
 """
 
 import argparse
@@ -35,6 +36,8 @@ from reneg.world import load_prompts
 
 BUDGET = 30_000
 """Evaluations of the denoiser for a run, a backward pass counted as two."""
+PRESET_BUDGET = 19_200
+"""That of the world's preset, 40 updates of FAST, for the stage `others`."""
 BATCH = 16
 RATES = {"paper": (2.5e-3, 5e-3, 1e-2), "fast": (2e-2, 4e-2)}
 BATCHES = {"paper": (8, 32), "fast": ()}
@@ -42,7 +45,7 @@ BATCHES = {"paper": (8, 32), "fast": ()}
 JUDGED_PROMPTS, JUDGED_SEED = 60, 4321
 FOLDER = Path("runs/results/frontier")
 JUDGES = ("world/judge", "world/aesthetic", "world/preference")
-FINE, COARSE = (1, 2, 3, 4, 6, 16), (8, 16)
+FINE, COARSE, LAST_POINT = (1, 2, 3, 4, 6, 16), (8, 16), (16,)
 """Sixteenths of the budget at which a run's states are judged."""
 LAST = {"grad_step_range": (27, 29), "gradient_steps": 3}
 SCHEMES: dict[str, dict] = {
@@ -54,9 +57,11 @@ SCHEMES: dict[str, dict] = {
     "draft-3, fast": {**LAST, "gradient_estimator": "draft", "trajectory_steps": 9},
     "draft-lv-3, fast": {**LAST, "gradient_estimator": "draft_lv", "trajectory_steps": 9},
     "antithetic, fast": {**LAST, "trajectory_steps": 9, "noises_per_prompt": 2, "antithetic": True},
+    "pool of the last three": {**LAST, "gradient_estimator": "pool", "train_batch_size": 15},
 }
-POINTS = dict.fromkeys(SCHEMES, COARSE) | {"fast": FINE}
-SEEDS = dict.fromkeys(SCHEMES, range(3)) | dict.fromkeys(RATES, range(5))
+OTHERS = [scheme for scheme in SCHEMES if scheme != "paper"]
+POINTS = {"paper": COARSE, "fast": FINE}
+SEEDS = {"pairs": range(5), "others": range(3)}
 POLICY = GradientPolicy(positive=False, negative=True)
 
 
@@ -70,19 +75,18 @@ def evaluations(counts: dict[str, int]) -> int:
     return counts["denoiser_evaluations"] + 2 * counts["denoiser_backward_evaluations"]
 
 
-def configure(folder: Path, scheme: str, rate: float, batch: int, seed: int) -> LearnConfig:
+def configure(folder: Path, scheme: str, rate: float, batch: int, seed: int, budget: int = BUDGET) -> LearnConfig:
     """A run of one scheme: as many updates as come next to the budget, every state kept."""
     config = LearnConfig(
-        **SCHEMES[scheme],
+        **{"train_batch_size": batch} | SCHEMES[scheme],
         learning_rate=rate,
-        train_batch_size=batch,
         seed=seed,
         checkpointing_steps=1,
         checkpoints_total_limit=1000,
         num_validation_prompts=24,
         output_dir=folder / f"{scheme}, {rate:g}, {batch}" / f"seed-{seed}",
     )
-    updates = round(BUDGET / (evaluations(cost(config, 100)) / 100))
+    updates = round(budget / (evaluations(cost(config, 100)) / 100))
     return replace(config, max_train_steps=updates, validation_steps=updates)
 
 
@@ -167,10 +171,15 @@ def choose(folder: Path, scheme: str) -> tuple[float, int, list[dict]]:
     return rate, max(tried_at, key=tried_at.__getitem__), rows
 
 
-def run_of(folder: Path, scheme: str, seed: int) -> LearnConfig:
-    """A scheme with what its sweep chose, or, if it had none, with what FAST's chose."""
-    rate, batch, _ = choose(folder, scheme if scheme in RATES else "fast")
-    return configure(folder, scheme, rate, batch, seed)
+def pair_of(folder: Path, scheme: str, seed: int) -> LearnConfig:
+    """A scheme with what its sweep chose."""
+    return configure(folder, scheme, *choose(folder, scheme)[:2], seed)
+
+
+def other_of(folder: Path, scheme: str, seed: int) -> LearnConfig:
+    """A scheme with what FAST's sweep chose, at the preset's budget."""
+    rate, batch, _ = choose(folder, "fast")
+    return configure(folder / "others", scheme, rate, batch, seed, PRESET_BUDGET)
 
 
 def main() -> None:
@@ -187,11 +196,12 @@ def main() -> None:
         for scheme in arguments.schemes or RATES:
             logging.info("%s: rate %g, batch %d, of %s", scheme, *choose(arguments.folder, scheme))
         return
-    for scheme in arguments.schemes or [scheme for scheme in SCHEMES if (scheme in RATES) == (stage == "pairs")]:
-        for seed in arguments.seeds or SEEDS[scheme]:
+    run_of, schemes = (pair_of, list(RATES)) if stage == "pairs" else (other_of, OTHERS)
+    for scheme in arguments.schemes or schemes:
+        for seed in arguments.seeds or SEEDS[stage]:
             config = run_of(arguments.folder, scheme, seed)
             learned(config)
-            judge_run(config, POINTS[scheme])
+            judge_run(config, POINTS[scheme] if stage == "pairs" else LAST_POINT)
 
 
 if __name__ == "__main__":

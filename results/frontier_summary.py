@@ -5,6 +5,7 @@ python results/frontier_summary.py [FOLDER]    # writes frontier.json, frontier.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -14,17 +15,21 @@ from frontier import (
     FOLDER,
     JUDGED_PROMPTS,
     JUDGES,
+    LAST_POINT,
+    OTHERS,
     POINTS,
+    PRESET_BUDGET,
     RATES,
-    SCHEMES,
     SEEDS,
     choose,
     evaluations,
     judge_run,
     null_scores,
-    run_of,
+    other_of,
+    pair_of,
 )
 
+from reneg.config import LearnConfig
 from reneg.intervals import interval
 from reneg.report import markdown_table
 
@@ -43,7 +48,8 @@ WORDS = ("forward", "backward", "decodes")
 def summarise(folder: Path) -> None:
     """Write frontier.json, frontier.md and frontier.png."""
     null = null_scores(folder)
-    curves = {scheme: found for scheme in SCHEMES if (found := curves_of(folder, scheme))}
+    curves = {scheme: finished(pair_of, "pairs", folder, scheme, POINTS[scheme]) for scheme in RATES}
+    others = {s: found for s in OTHERS if (found := finished(other_of, "others", folder, s, LAST_POINT))}
     result = {
         "budget": BUDGET,
         "judged_prompts": JUDGED_PROMPTS,
@@ -52,6 +58,8 @@ def summarise(folder: Path) -> None:
         "chosen": {scheme: choose(folder, scheme)[:2] for scheme in RATES},
         "curves": curves,
         "at_the_end": {scheme: at_the_end(found, curves["paper"], null) for scheme, found in curves.items()},
+        "others_budget": PRESET_BUDGET,
+        "others": {scheme: at_the_end(found, others["fast"], null) for scheme, found in others.items()},
         "crossing": crossings(curves["paper"], curves["fast"], null),
     }
     (HERE / "frontier.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -59,14 +67,12 @@ def summarise(folder: Path) -> None:
     draw(curves, null, HERE / "frontier.png")
 
 
-def curves_of(folder: Path, scheme: str) -> dict[int, list[dict]]:
-    """Seed -> judged states in order, of the runs that are finished and judged."""
-    found = {}
-    for seed in SEEDS[scheme]:
-        config = run_of(folder, scheme, seed)
-        if (config.output_dir / "judged.json").is_file():
-            found[seed] = judge_run(config, POINTS[scheme])
-    return found
+def finished(
+    run_of: Callable[[Path, str, int], LearnConfig], stage: str, folder: Path, scheme: str, points: tuple[int, ...]
+) -> dict[int, list[dict]]:
+    """Seed -> judged states in order, of a stage's runs that are finished and judged."""
+    runs = {seed: run_of(folder, scheme, seed) for seed in SEEDS[stage]}
+    return {s: judge_run(run, points) for s, run in runs.items() if (run.output_dir / "judged.json").is_file()}
 
 
 def over_seeds(values: list[float]) -> dict[str, float | None]:
@@ -77,14 +83,14 @@ def over_seeds(values: list[float]) -> dict[str, float | None]:
     return {"mean": mean, "low": low, "high": high}
 
 
-def at_the_end(curves: dict[int, list[dict]], paper: dict[int, list[dict]], null: dict[str, float]) -> dict:
-    """Each judge's gain over the null text at the end of the budget, and over the paper's scheme of the same seed."""
+def at_the_end(curves: dict[int, list[dict]], base: dict[int, list[dict]], null: dict[str, float]) -> dict:
+    """Each judge's gain over the null text at the end of the budget, and over another scheme with the same seed."""
     ends = {seed: curve[-1] for seed, curve in curves.items()}
     return {
         "seeds": len(ends),
         "gain": {name: over_seeds([end["judged"][name] - null[name] for end in ends.values()]) for name in JUDGES},
-        "over_paper": {
-            name: over_seeds([end["judged"][name] - paper[seed][-1]["judged"][name] for seed, end in ends.items()])
+        "over": {
+            name: over_seeds([end["judged"][name] - base[seed][-1]["judged"][name] for seed, end in ends.items()])
             for name in JUDGES
         },
         "counts": {name: fmean([end[name] for end in ends.values()]) for name in COUNTS},
@@ -132,28 +138,37 @@ def first_reach(values: list[float], level: float) -> float | None:
 
 def as_markdown(result: dict) -> str:
     """The tables."""
-    crossing, rows = result["crossing"], []
-    for scheme, end in result["at_the_end"].items():
-        row = {"scheme": scheme, "seeds": str(end["seeds"])}
-        row |= {name: interval(end["gain"][name], sign=True, digits=2) for name in JUDGES}
-        over = "" if scheme == "paper" else interval(end["over_paper"][JUDGE], sign=True, digits=2)
-        row["judge, over the paper's scheme"] = over
-        row |= {word: f"{end['counts'][name]:,.0f}" for word, name in zip(WORDS, COUNTS, strict=False)}
-        rows.append(row)
+    crossing = result["crossing"]
     parts = [
         "# Reward against cost",
         "Written by `results/frontier_summary.py`. Gains over the null text on "
         f"{result['judged_prompts']} evaluation prompts, always from the same noises; every run spent about "
         f"{result['budget']:,} evaluations of the denoiser, a backward pass counted as two. 95 % intervals over "
         "seeds.",
-        markdown_table(rows),
+        markdown_table(table_rows(result["at_the_end"], "paper")),
         f"What the paper's scheme ends with is reached by `fast` in {crossing['reached']} of "
         f"{len(crossing['pairs'])} pairs, for this share of its cost at the first crossing of the smoothed curve:",
         "\n".join(f"- {name}: {interval(ratio)}" for name, ratio in crossing["mean_ratios"].items()),
-        "The sweeps, by the monitor's mean at the end, seed 0:",
+        "## The estimators",
+        f"`fast` and the others of the field at its rate and batch, three seeds, about {result['others_budget']:,} "
+        "evaluations each, which is what the world's preset spends; prompts, noises and intervals as above.",
+        markdown_table(table_rows(result["others"], "fast")),
+        "## The sweeps",
+        "By the monitor's mean at the end, seed 0:",
         "\n".join(f"- {scheme}: {'; '.join(map(tried, rows))}" for scheme, rows in result["sweeps"].items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def table_rows(ends: dict[str, dict], base: str) -> list[dict[str, str]]:
+    """Schemes at the end of their budget, one a row; `base` is what the others are compared with."""
+    rows = []
+    for scheme, end in ends.items():
+        row = {"scheme": scheme, "seeds": str(end["seeds"])}
+        row |= {name: interval(end["gain"][name], sign=True, digits=2) for name in JUDGES}
+        row[f"judge, over {base}"] = "" if scheme == base else interval(end["over"][JUDGE], sign=True, digits=2)
+        rows.append(row | {word: f"{end['counts'][name]:,.0f}" for word, name in zip(WORDS, COUNTS, strict=False)})
+    return rows
 
 
 def tried(row: dict) -> str:
