@@ -17,8 +17,8 @@ from frontier import (
     JUDGES,
     LAST_POINT,
     OTHERS,
+    OTHERS_BUDGET,
     POINTS,
-    PRESET_BUDGET,
     RATES,
     SEEDS,
     choose,
@@ -58,7 +58,7 @@ def summarise(folder: Path) -> None:
         "chosen": {scheme: choose(folder, scheme)[:2] for scheme in RATES},
         "curves": curves,
         "at_the_end": {scheme: at_the_end(found, curves["paper"], null) for scheme, found in curves.items()},
-        "others_budget": PRESET_BUDGET,
+        "others_budget": OTHERS_BUDGET,
         "others": {scheme: at_the_end(found, others["fast"], null) for scheme, found in others.items()},
         "crossing": crossings(curves["paper"], curves["fast"], null),
     }
@@ -151,7 +151,7 @@ def as_markdown(result: dict) -> str:
         "\n".join(f"- {name}: {interval(ratio)}" for name, ratio in crossing["mean_ratios"].items()),
         "## The estimators",
         f"`fast` and the others of the field at its rate and batch, three seeds, about {result['others_budget']:,} "
-        "evaluations each, which is what the world's preset spends; prompts, noises and intervals as above.",
+        "evaluations each, half of what the world's preset spends; prompts, noises and intervals as above.",
         markdown_table(table_rows(result["others"], "fast")),
         "## The sweeps",
         "By the monitor's mean at the end, seed 0:",

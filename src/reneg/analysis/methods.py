@@ -14,6 +14,7 @@ from reneg.learning import learn
 from reneg.monitor import NOISES
 from reneg.refinement.config import RefineConfig
 from reneg.refinement.run import run_refine
+from reneg.refinement.state import gradient_cost, gradient_step_indices
 from reneg.run_folder import result_names
 
 BACKWARD = 2
@@ -98,7 +99,8 @@ def _diffusion_dpo_cost(config: DiffusionDpoConfig, prompts: int) -> int:
 
 def _refine_cost(config: RefineConfig, prompts: int) -> int:
     """Every step of every prompt: a gradient, and each candidate judged on whole pictures, as is the global one."""
-    gradient = config.noises_per_prompt * (BRANCHES * config.num_inference_steps + BACKWARD * config.gradient_steps)
+    one = gradient_cost(config, gradient_step_indices(config, 0))
+    gradient = config.noises_per_prompt * (one.denoiser_evaluations + BACKWARD * one.backward_passes)
     judged = config.judged_noises * BRANCHES * config.num_inference_steps
     return prompts * (config.max_refine_steps * (gradient + judged) + judged)
 
