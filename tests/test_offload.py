@@ -9,7 +9,7 @@ import pytest
 import torch
 from fakes import PROMPTS
 from short_runs import assert_same_run, fake_learner, quick, save_tiny_world
-from tiny import tiny_clip_reward, tiny_model
+from tiny import encoded_texts, tiny_clip_reward, tiny_model
 from tiny_sd3 import tiny_sd3
 
 from reneg.interfaces import ModuleReward
@@ -59,6 +59,8 @@ def test_what_was_let_go_is_not_held():
     encoder = weakref.ref(model.text_encoder)
     before = model.encode_prompt([PROMPTS[1]])
     model.encode_ahead(PROMPTS)
+    assert torch.equal(model.encode_prompt([PROMPTS[1]]).prompt_embeds, before.prompt_embeds)
+    model.let_go_of_encoders()
     gc.collect()
     assert encoder() is None and model.encoders == []
     assert torch.equal(model.encode_prompt([PROMPTS[1]]).prompt_embeds, before.prompt_embeds)
@@ -73,6 +75,7 @@ def test_tokens_can_still_be_counted():
     model = StableDiffusion3(tiny_sd3(), name="tiny")
     before = (model.max_tokens, model.count_tokens("a cat"))
     model.encode_ahead(["a cat"])
+    model.let_go_of_encoders()
     assert (model.max_tokens, model.count_tokens("a cat")) == before
 
 
@@ -86,15 +89,27 @@ def test_learning_lets_go_of_encoders_that_it_does_not_train(tmp_path: Path, tar
     assert (model.pipe.text_encoder is None) == freed
 
 
-def test_only_what_the_run_will_need_is_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model, seen = tiny_model(), list[str]()
-    monkeypatch.setattr(type(model), "encode_ahead", lambda self, prompts, folder: seen.extend(prompts))
+def test_only_what_the_run_will_need_is_encoded_and_first_what_its_first_step_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = tiny_model()
     many = [f"number {n}" for n in range(50)]
     config = quick(tmp_path, **BRIEF, num_validation_prompts=1, num_inference_steps=3, grad_step_range=(1, 2))
     learner = fake_learner(config, model=model, reward=tiny_clip_reward(), prompts=many)
+    seen = encoded_texts(model, monkeypatch)
+    before_step: list[int] = []
+    update = learner._update
+
+    def watched() -> dict:
+        before_step.append(len(seen))
+        return update()
+
+    monkeypatch.setattr(learner, "_update", watched)
     learner.run()
     assert len(seen) == len(set(seen)) <= 5 and set(seen) <= set(many)
     assert set(learner.monitor.prompts) <= set(seen)
+    first = {*learner.monitor.prompts, *learner._prompts_of(learner._numbers(0, 0))}
+    assert before_step[:2] == [len(first), len(seen)]
 
 
 @pytest.mark.slow

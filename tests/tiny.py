@@ -6,6 +6,7 @@
 import string
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import (
@@ -20,6 +21,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from reneg.interfaces import Conditioning
+from reneg.models.base import LatentModel
 from reneg.models.sd import StableDiffusion
 from reneg.rewards.clip import ClipReward
 from reneg.rewards.preprocess import ImagePreprocess
@@ -168,3 +171,16 @@ def _text_config() -> CLIPTextConfig:
         eos_token_id=vocabulary - 1,
         pad_token_id=vocabulary - 1,
     )
+
+
+def encoded_texts(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that a model encodes from here on."""
+    texts: list[str] = []
+    encode = model._encode
+
+    def recorded(prompts: list[str], *, negative: bool) -> Conditioning:
+        texts.extend(prompts)
+        return encode(prompts, negative=negative)
+
+    monkeypatch.setattr(model, "_encode", recorded)
+    return texts

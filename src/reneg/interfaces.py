@@ -226,10 +226,14 @@ class PipelineModel(DiffusionModel, Protocol):
         ...
 
     def encode_ahead(self, prompts: Sequence[str], folder: Path | None = None) -> None:
-        """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others.
+        """Encode prompts once, for all of the times that they will be asked for.
 
         A folder keeps the encodings for later runs.
         """
+        ...
+
+    def let_go_of_encoders(self) -> None:
+        """Free the text encoders: from here on what was encoded ahead can be encoded, and nothing else."""
         ...
 
 

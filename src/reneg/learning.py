@@ -114,6 +114,8 @@ class Learner(Trainer):
 
     same_samples_for_any_batching = True
     config: LearnConfig
+    _prepared = False
+    """Whether the prompts of a step were encoded."""
 
     def _restore(self, path: Path) -> int:
         rows, count = super()._restore(path), self.config.gradient_accumulation_steps
@@ -169,19 +171,34 @@ class Learner(Trainer):
         return [*going_on, *((self._numbers(self.state.step, micro_batch), None) for micro_batch in range(count))]
 
     def _prepare(self) -> None:
-        """Encode what the rest of the run will need, and let go of the text encoders, unless they are trained."""
-        if self.target.policy.text or not isinstance(self.model, PipelineModel):
+        """Encode what the run will need and let go of the text encoders, unless they are trained.
+
+        On the CPU no more is encoded before the first step than it needs: its news do not wait for the rest. A GPU's
+        memory is free of the encoders before.
+        """
+        model, config, begins = self.model, self.config, not self._prepared
+        if self.target.policy.text or not isinstance(model, PipelineModel) or not model.encoders:
             return
+        self._prepared = True
+        if begins and model.device.type == "cpu":
+            model.encode_ahead(self._prompts_until(self.state.step + 1), config.prompt_cache)
+            return
+        needed = self._prompts_until(config.max_train_steps)
+        model.encode_ahead(needed, config.prompt_cache)
+        model.let_go_of_encoders()
+        logger.info("%d prompts encoded; the text encoders are let go", len(needed))
+
+    def _prompts_until(self, last: int) -> list[str]:
+        """The monitor's, and those that this process needs from the present step to another."""
         needed, every = dict.fromkeys(self.monitor.prompts), set(self.prompts)
         for cohort in self.state.in_flight:
             needed |= dict.fromkeys(self._prompts_of(cohort.numbers))
-        for step in range(self.state.step, self.config.max_train_steps):
+        for step in range(self.state.step, last):
             for micro_batch in range(self.config.gradient_accumulation_steps):
                 needed |= dict.fromkeys(self._prompts_of(self._numbers(step, micro_batch)))
             if len(needed) == len(every):
                 break
-        self.model.encode_ahead(list(needed), self.config.prompt_cache)
-        logger.info("%d prompts encoded; the text encoders are let go", len(needed))
+        return list(needed)
 
     def _numbers(self, step: int, micro_batch: int) -> list[int]:
         """The samples that begin with one micro-batch of this process."""

@@ -97,6 +97,7 @@ class Trainer(ABC):
             if not resumed:
                 self._begin()
             while self.state.step < config.max_train_steps:
+                self._prepare()
                 row, step = self._update(), self.state.step
                 last = step == config.max_train_steps
                 if step == 1:
@@ -117,7 +118,7 @@ class Trainer(ABC):
         return artifact
 
     def _prepare(self) -> None:  # noqa: B027
-        """What a run does before its next step, whether it begins or goes on."""
+        """What a run does before a step, and before its first look."""
 
     def _begin(self) -> None:
         """What a run does before its first step, and one that goes on does not."""
@@ -135,8 +136,8 @@ class Trainer(ABC):
 
     def _tell_first(self, row: Row) -> None:
         """Log the first step; later ones are told by the bar and metrics.jsonl."""
-        last, (name, value) = self.config.max_train_steps, told_value(row)
-        logger.info("step 1 of %d: %s %.4g, in %.1f s", last, name, value, row["seconds"])
+        name, value = told_value(row)
+        logger.info("step 1 of %d: %s %.4g, in %.1f s", self.config.max_train_steps, name, value, row["seconds"])
 
     def _start(self) -> bool:
         """Prepare the folder and take up the checkpoint that was asked for; whether there was one."""
@@ -162,8 +163,8 @@ class Trainer(ABC):
             if self.metrics.count < rows:
                 logger.warning("%s lacks %d rows of earlier steps", METRICS, rows - self.metrics.count)
             write_config(config, accelerator.num_processes)
-        facts = (self.model.name, len(self.prompts), self.state.step, config.max_train_steps, self.folder)
-        logger.info("learning on %s from %d prompts, from step %d to %d, in %s", *facts)
+        where = (self.model.name, len(self.prompts), self.state.step, config.max_train_steps, self.folder)
+        logger.info("learning on %s from %d prompts, from step %d to %d, in %s", *where)
         accelerator.init_trackers("reneg", config={name: str(value) for name, value in self._settings.items()})
         return path is not None
 
@@ -175,9 +176,7 @@ class Trainer(ABC):
         if free:
             check_global_batch(checkpoint.settings, self._settings, path)
         if not self.state.restore(checkpoint):
-            raise ValueError(
-                f"{path} was made with another text encoder or weights than those of --model {self.model.name}"
-            )
+            raise ValueError(f"{path} was made with another text encoder or weights than --model {self.model.name}'s")
         then, today = checkpoint.environment, environment()
         if then != today:
             logger.warning("%s was made with %s; going on with %s, the last bits may differ", path, then, today)

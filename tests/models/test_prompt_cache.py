@@ -6,24 +6,8 @@ from typing import Any
 import pytest
 import torch
 from fakes import PROMPTS
-from tiny import tiny_model
+from tiny import encoded_texts, tiny_model
 from tiny_families import FAMILIES, build
-
-from reneg.interfaces import Conditioning
-from reneg.models.base import LatentModel
-
-
-def counted(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts that a model encodes from here on."""
-    texts: list[str] = []
-    encode = model._encode
-
-    def recorded(prompts: list[str], *, negative: bool) -> Conditioning:
-        texts.extend(prompts)
-        return encode(prompts, negative=negative)
-
-    monkeypatch.setattr(model, "_encode", recorded)
-    return texts
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -32,7 +16,7 @@ def test_a_second_run_encodes_no_prompt_again(family: str, tmp_path: Path, monke
     wanted = model.encode_prompt([PROMPTS[1]])
     model.encode_ahead(PROMPTS[:3], tmp_path)
     again = build(family, torch.bfloat16)
-    texts = counted(again, monkeypatch)
+    texts = encoded_texts(again, monkeypatch)
     again.encode_ahead(PROMPTS[:4], tmp_path)
     assert texts == ["", PROMPTS[3]]
     pairs: Any = zip(again.encode_prompt([PROMPTS[1]]).tensors(), wanted.tensors(), strict=True)
@@ -45,7 +29,7 @@ def test_what_others_encoded_is_not_taken(change: str, tmp_path: Path, monkeypat
     other = tiny_model(torch.float64 if change == "precision" else torch.float32)
     if change == "weights":
         next(other.text_encoder.parameters()).mul_(1.01)
-    texts = counted(other, monkeypatch)
+    texts = encoded_texts(other, monkeypatch)
     other.encode_ahead(PROMPTS[:2], tmp_path)
     assert texts == ["", *PROMPTS[:2]]
     assert len(list(tmp_path.iterdir())) == 4
@@ -57,6 +41,6 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = path.read_bytes()
     path.write_bytes(whole[:100])
     model = tiny_model()
-    texts = counted(model, monkeypatch)
+    texts = encoded_texts(model, monkeypatch)
     model.encode_ahead(PROMPTS[:1], tmp_path)
     assert texts == ["", PROMPTS[0]] and path.read_bytes() == whole

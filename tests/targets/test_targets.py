@@ -146,5 +146,5 @@ def test_a_run_of_other_weights_is_not_gone_on_with(name: str, tmp_path: Path):
     with torch.no_grad():
         for module in (other.denoiser, other.text_encoder):
             next(module.parameters()).mul_(1.001)  # as little as any further training
-    with pytest.raises(ValueError, match="was made with another text encoder or weights than those of --model tiny"):
+    with pytest.raises(ValueError, match="was made with another text encoder or weights than --model tiny"):
         learner(name, tmp_path, other, resume_from_checkpoint="latest").run()

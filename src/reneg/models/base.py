@@ -64,7 +64,7 @@ class LatentModel(ABC):
         self.name = name
         self.vae: Any = self.pipe.vae
         self.device: torch.device = self.denoiser.device if device is None else device
-        self._encoded: dict[str, Conditioning] | None = None
+        self._encoded: dict[str, Conditioning] = {}
         self.sampler: Sampler
         if self.predicts_flow:
             self.sampler = FlowSampler(self.pipe.scheduler.config, model=name)
@@ -146,13 +146,13 @@ class LatentModel(ABC):
         Raises:
             ValueError: `encode_ahead` was not given one of the prompts.
         """
-        if self._encoded is None:
-            with _quiet():
-                return self._encode(list(prompts), negative=False)
         missing = [prompt for prompt in prompts if prompt not in self._encoded]
-        if missing:
+        if not missing:
+            return Conditioning.concatenate(*(self._encoded[prompt] for prompt in prompts)).to(self.device)
+        if not self.encoders:
             raise ValueError(f"{self.name} has let go of its text encoders, and {missing[0]!r} was not encoded before")
-        return Conditioning.concatenate(*(self._encoded[prompt] for prompt in prompts)).to(self.device)
+        with _quiet():
+            return self._encode(list(prompts), negative=False)
 
     def encode_negative_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """[b] texts -> their encodings in the form of negative prompts."""
@@ -161,7 +161,7 @@ class LatentModel(ABC):
 
     @torch.no_grad()
     def encode_ahead(self, prompts: Sequence[str], folder: Path | None = None) -> None:
-        """Encode prompts and let go of the text encoders: from here on these can be encoded, and no others.
+        """Encode prompts once, for all of the times that they will be asked for.
 
         The encodings wait on the CPU. One at a time: in a batch the last bits of an encoding would depend on which
         others are in it.
@@ -174,9 +174,12 @@ class LatentModel(ABC):
             return self.encode_prompt([prompt]).to(torch.device("cpu"))
 
         cache = None if folder is None else PromptCache(folder, encode(""))
-        different = dict.fromkeys(prompts)
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._encoded]
         with _quiet():
-            self._encoded = {p: encode(p) if cache is None else cache.get(p, encode) for p in different}
+            self._encoded |= {p: encode(p) if cache is None else cache.get(p, encode) for p in new}
+
+    def let_go_of_encoders(self) -> None:
+        """Free the text encoders: from here on what was encoded ahead can be encoded, and nothing else."""
         for part in self.text_encoders:
             setattr(self.pipe, part, None)
 
