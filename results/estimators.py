@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reneg.algorithm import StepSettings
 from reneg.estimators import ESTIMATORS
 from reneg.interfaces import Conditioning
 from reneg.models import load_model
@@ -116,10 +117,7 @@ def batch_gradient(model, target, reward, prompts: list[str], way, batch: int) -
         reward,
         [prompts[prompt_index(SEED, number // noises, len(prompts))] for number in numbers],
         Streams(SEED, batch, numbers, antithetic=antithetic),
-        grad_step_range=steps,
-        gradient_steps=count,
-        trajectory_steps=fast,
-        **SAMPLING,
+        StepSettings(grad_step_range=steps, gradient_steps=count, trajectory_steps=fast, **SAMPLING),
     )
     return torch.stack([torch.autograd.grad(output.loss, target.parameters())[0] for output in outputs]).sum(0)
 

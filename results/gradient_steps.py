@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from reneg.algorithm import training_steps
+from reneg.algorithm import StepSettings, training_steps
 from reneg.interfaces import Conditioning
 from reneg.models import load_model
 from reneg.monitor import Monitor, sum_up
@@ -65,9 +65,7 @@ def batch_gradients(model, target, reward, prompts: list[str], batch: int) -> Te
         reward,
         [prompts[prompt_index(SEED, number, len(prompts))] for number in numbers],
         Streams(SEED, 0, numbers),
-        grad_step_range=STEPS,
-        gradient_steps=STEPS[1] - STEPS[0] + 1,
-        **SAMPLING,
+        StepSettings(grad_step_range=STEPS, gradient_steps=STEPS[1] - STEPS[0] + 1, **SAMPLING),
     )
     return torch.stack([torch.autograd.grad(output.loss, target.parameters())[0] for output in outputs])
 

@@ -8,7 +8,14 @@ from fakes import PROMPTS, GaussianModel, Tone
 from tiny import tiny_model
 from torch import Tensor
 
-from reneg.algorithm import denoise, one_step_x0, predict_guided, predict_guided_with_graph, training_steps
+from reneg.algorithm import (
+    StepSettings,
+    denoise,
+    one_step_x0,
+    predict_guided,
+    predict_guided_with_graph,
+    training_steps,
+)
 from reneg.interfaces import Conditioning, GradientPolicy, StepOutput
 from reneg.randomness import Streams, draw_noise
 from reneg.targets import NegativeEmbeddingTarget
@@ -50,7 +57,7 @@ def steps(
     settings = {"num_inference_steps": 6, "grad_step_range": (3, 5), **changes}
     prompts = [PROMPTS[number] for number in numbers]
     streams = Streams(0, 2, list(numbers))
-    return training_steps(model, target, Tone(), prompts, streams, guidance_scale=SCALE, **settings)  # pyright: ignore
+    return training_steps(model, target, Tone(), prompts, streams, StepSettings(SCALE, **settings))  # pyright: ignore
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=str)

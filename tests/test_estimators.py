@@ -14,7 +14,7 @@ from short_runs import quick
 from tiny import tiny_clip_reward, tiny_model, tiny_pipeline
 from torch import Tensor
 
-from reneg.algorithm import denoise, denoise_fast, reach
+from reneg.algorithm import StepSettings, denoise, denoise_fast, reach
 from reneg.estimators import ESTIMATORS
 from reneg.interfaces import Conditioning, StepOutput
 from reneg.models.sd import StableDiffusion
@@ -28,9 +28,9 @@ SETTINGS = {"guidance_scale": SCALE, "num_inference_steps": 6, "grad_step_range"
 
 
 def outputs(name: str, model, target, numbers: Sequence[int], reward=None, **changes) -> Iterator[StepOutput]:
-    settings = SETTINGS | changes
+    settings = StepSettings(**SETTINGS | changes)
     prompts = [PROMPTS[number] for number in numbers]
-    return ESTIMATORS[name](model, target, reward or Tone(), prompts, Streams(0, 2, list(numbers)), **settings)
+    return ESTIMATORS[name](model, target, reward or Tone(), prompts, Streams(0, 2, list(numbers)), settings)
 
 
 def gradient(name: str, model, numbers: Sequence[int], reward=None, **changes) -> Tensor:

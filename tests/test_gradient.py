@@ -6,7 +6,7 @@ from fakes import PROMPTS, Brightness, GaussianModel
 from tiny import tiny_clip_reward, tiny_model
 from torch import Tensor
 
-from reneg.algorithm import denoise, one_step_x0, predict_guided, training_steps
+from reneg.algorithm import StepSettings, denoise, one_step_x0, predict_guided, training_steps
 from reneg.interfaces import Conditioning, DiffusionModel
 from reneg.objective import reward_loss
 from reneg.planning.saved_bytes import Saved
@@ -76,9 +76,7 @@ def test_gradient_of_a_training_step_equals_the_closed_form() -> None:
         Brightness(),
         PROMPTS[:4],
         Streams(3, 5, [20, 21, 22, 23]),
-        guidance_scale=GUIDANCE,
-        num_inference_steps=STEPS,
-        grad_step_range=(2, 7),
+        StepSettings(GUIDANCE, num_inference_steps=STEPS, grad_step_range=(2, 7)),
     )
     output = next(outputs)
     (gradient,) = torch.autograd.grad(output.loss, target.parameters())

@@ -22,7 +22,7 @@ from test_trainer import Poisoned, run_tiny
 from tiny import tiny_clip_reward, tiny_model
 from torch import Tensor
 
-from reneg.algorithm import training_steps
+from reneg.algorithm import StepSettings, training_steps
 from reneg.checkpoint import Cohort, load_checkpoint
 from reneg.config import LearnConfig
 from reneg.estimators import pool_steps
@@ -52,7 +52,7 @@ def updates_of_a_cohort(model, target, reward, numbers: list[int], **changes: An
     place, prompts, going_on = None, [PROMPTS[number] for number in numbers], True
     while going_on:
         (output,) = pool_steps(
-            model, target, reward, prompts, Streams(0, 2, numbers), place=place, **SETTINGS | changes
+            model, target, reward, prompts, Streams(0, 2, numbers), StepSettings(**SETTINGS | changes), place
         )
         yield output.loss
         place, going_on = output.onward, output.onward is not None
@@ -70,7 +70,7 @@ def test_a_cohorts_gradients_are_those_of_late_steps_on_the_whole_range(trajecto
     assert updates == 3
     prompts = [PROMPTS[number] for number in numbers]
     settings: dict[str, Any] = {**SETTINGS, "gradient_steps": 3, **changes}
-    for output in training_steps(model, other, reward, prompts, Streams(0, 2, numbers), **settings):
+    for output in training_steps(model, other, reward, prompts, Streams(0, 2, numbers), StepSettings(**settings)):
         output.loss.backward()
     (found,), (expected,) = target.parameters(), other.parameters()
     assert found.grad is not None and expected.grad is not None and float(found.grad.norm()) > 0
@@ -99,7 +99,9 @@ def test_an_update_averages_gradients_of_all_steps_and_as_many_prompt_sets(tmp_p
         prompts = sample_prompts(config.seed, PROMPTS, numbers, 1)
         assert prompts == [learner._prompts_of([number])[0] for number in numbers]
         settings: dict[str, Any] = {**SETTINGS, "grad_step_range": (step_index, step_index)}
-        (output,) = training_steps(model, target, reward, prompts, Streams(config.seed, 0, numbers), **settings)
+        (output,) = training_steps(
+            model, target, reward, prompts, Streams(config.seed, 0, numbers), StepSettings(**settings)
+        )
         return torch.autograd.grad(output.loss, target.parameters())[0]
 
     for update, of_update in enumerate(found):

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionMod
 from PIL import Image, ImageFilter
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
-from reneg.algorithm import training_steps
+from reneg.algorithm import StepSettings, training_steps
 from reneg.config import preset
 from reneg.evaluation.comparison import load_real_pictures
 from reneg.generation import generate, picture_generators, picture_noise
@@ -198,8 +198,8 @@ def test_every_text_is_within_the_limit_and_its_words_are_known(model: StableDif
 def test_a_learning_step_has_a_finite_gradient_in_every_token(model: StableDiffusion):
     target, streams = NegativeEmbeddingTarget(model), Streams(0, 0, [0, 1])
     reward = load_reward("world/preference")
-    settings = {"guidance_scale": 7.5, "num_inference_steps": 4, "grad_step_range": (2, 3)}
-    output = next(training_steps(model, target, reward, load_prompts().learn[:2], streams, **settings))
+    settings = StepSettings(7.5, num_inference_steps=4, grad_step_range=(2, 3))
+    output = next(training_steps(model, target, reward, load_prompts().learn[:2], streams, settings))
     output.loss.backward()
     gradient = target.negative_prompt_embeds.grad
     assert gradient is not None and gradient.isfinite().all()

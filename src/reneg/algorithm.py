@@ -5,6 +5,8 @@ Data goes one way: prompts -> conditioning -> trajectory x_T … x_t (no gradien
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Real
@@ -135,20 +137,36 @@ def reach(
     return denoise_fast(model, latents, timesteps[chosen], positive, negative, guidance_scale)
 
 
+@dataclass(frozen=True)
+class StepSettings:
+    """What a gradient depends on beside model, reward and samples."""
+
+    guidance_scale: float
+    """g of Eq. 5; a target may learn its own."""
+    num_inference_steps: int
+    grad_step_range: tuple[int, int]
+    """First and last step_index that may carry the gradient, both included."""
+    gradient_steps: int = 1
+    """How many of them carry one; 1 is the paper's method."""
+    trajectory_steps: int | None = None
+    """Reach the first of them in so many steps of `denoise_fast`; None takes the sampler's own."""
+    vae_slicing: bool = False
+    """As of `score`."""
+
+    @classmethod
+    def of(cls, config: Any) -> "StepSettings":
+        """Those of a run's settings, which have the same names."""
+        return cls(**{field.name: vars(config)[field.name] for field in fields(cls) if field.name in vars(config)})
+
+
 def training_steps(
     model: DiffusionModel,
     target: Conditioner,
     reward: Reward,
     prompts: Sequence[str],
     streams: Streams,
-    *,
-    guidance_scale: float,
-    num_inference_steps: int,
-    grad_step_range: tuple[int, int],
-    gradient_steps: int = 1,
-    trajectory_steps: int | None = None,
+    settings: StepSettings,
     place: Place | None = None,
-    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """§4.2: guided trajectory down to a random late step, one-step prediction, reward, loss.
 
@@ -158,26 +176,21 @@ def training_steps(
 
     Args:
         prompts: one per generator of `streams`.
-        guidance_scale: of the settings; the target may learn its own.
-        grad_step_range: first and last step_index that may carry the gradient, both included.
-        gradient_steps: how many of them carry one; 1 is the paper's method.
-        trajectory_steps: reach the first of them in so many steps of `denoise_fast`; None takes the sampler's own.
         place: not used; the samples always come from their noise.
-        vae_slicing: as of `score`.
     """
-    timesteps = model.set_timesteps(num_inference_steps)
+    timesteps, count = model.set_timesteps(settings.num_inference_steps), settings.gradient_steps
     latents, done = model.initial_latents(streams.noise(model)), 0
-    for step_index in streams.step_indices(grad_step_range, gradient_steps):
+    for step_index in streams.step_indices(settings.grad_step_range, count):
         positive, negative = target.condition(model, prompts)
-        scale = target.guidance_scale(guidance_scale)
+        scale = target.guidance_scale(settings.guidance_scale)
         fixed = positive.detach(), negative.detach(), scale, streams.generators
         if done == 0:
-            latents = reach(model, latents, timesteps, step_index, *fixed, trajectory_steps)
+            latents = reach(model, latents, timesteps, step_index, *fixed, settings.trajectory_steps)
         else:
             latents = denoise(model, latents, timesteps[done:step_index], *fixed)
         timestep, done = timesteps[step_index], step_index + 1
         x0, prediction = one_step_x0(model, latents, timestep, positive, negative, scale, target.policy)
-        yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps, vae_slicing=vae_slicing)
+        yield score(model, reward, x0, prompts, step_index, share=1 / count, vae_slicing=settings.vae_slicing)
         latents = model.step(prediction.detach(), timestep, latents, streams.generators)
 
 

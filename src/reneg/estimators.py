@@ -8,7 +8,15 @@ docs/how_to_choose.md tells which to take.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from reneg.algorithm import denoise, one_step_x0, predict_guided_with_graph, reach, score, training_steps
+from reneg.algorithm import (
+    StepSettings,
+    denoise,
+    one_step_x0,
+    predict_guided_with_graph,
+    reach,
+    score,
+    training_steps,
+)
 from reneg.interfaces import Conditioner, DiffusionModel, GradientPolicy, Place, Reward, StepOutput
 from reneg.randomness import Streams
 
@@ -19,14 +27,8 @@ def draft_steps(
     reward: Reward,
     prompts: Sequence[str],
     streams: Streams,
-    *,
-    guidance_scale: float,
-    num_inference_steps: int,
-    grad_step_range: tuple[int, int],
-    gradient_steps: int = 1,
-    trajectory_steps: int | None = None,
+    settings: StepSettings,
     place: Place | None = None,
-    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """DRaFT-K (Clark et al. 2023, arXiv 2309.17400, Algorithm 1): through the last K steps to the finished picture.
 
@@ -34,23 +36,22 @@ def draft_steps(
     K. With K = num_inference_steps it is the exact gradient of the sampled picture's reward.
 
     Args:
-        grad_step_range: not used; it is always the last steps.
-        gradient_steps: K.
-        trajectory_steps, place, vae_slicing: as of `training_steps`.
+        settings: K is `gradient_steps`; `grad_step_range` is not used, as it is always the last steps.
+        place: not used.
     """
-    timesteps = model.set_timesteps(num_inference_steps)
-    first = num_inference_steps - gradient_steps
+    timesteps = model.set_timesteps(settings.num_inference_steps)
+    first = len(timesteps) - settings.gradient_steps
     positive, negative = target.condition(model, prompts)
-    scale = target.guidance_scale(guidance_scale)
+    scale = target.guidance_scale(settings.guidance_scale)
     fixed = positive.detach(), negative.detach(), scale, streams.generators
     latents = model.initial_latents(streams.noise(model))
-    latents = reach(model, latents, timesteps, first, *fixed, trajectory_steps)
+    latents = reach(model, latents, timesteps, first, *fixed, settings.trajectory_steps)
     policy = target.policy
     for timestep in timesteps[first:]:
         prediction = predict_guided_with_graph(model, latents, timestep, positive, negative, scale, policy)
         latents = model.step(prediction, timestep, latents, streams.generators)
         policy = GradientPolicy(positive=True, negative=True)  # from here on the latents themselves have a graph
-    yield score(model, reward, latents, prompts, first, share=1.0, vae_slicing=vae_slicing)
+    yield score(model, reward, latents, prompts, first, share=1.0, vae_slicing=settings.vae_slicing)
 
 
 def draft_lv_steps(
@@ -59,38 +60,32 @@ def draft_lv_steps(
     reward: Reward,
     prompts: Sequence[str],
     streams: Streams,
-    *,
-    guidance_scale: float,
-    num_inference_steps: int,
-    grad_step_range: tuple[int, int],
-    gradient_steps: int = 1,
-    trajectory_steps: int | None = None,
+    settings: StepSettings,
     place: Place | None = None,
-    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """DRaFT-LV (Clark et al. 2023, Algorithm 2): the finished latents are noised again, several times, each scored.
 
     One trajectory gives as many gradients as wanted, each from fresh noise, for two evaluations and a backward pass.
 
     Args:
-        grad_step_range: the noise is that of these steps in turn; the original has the last one alone.
-        gradient_steps: copies.
-        trajectory_steps, place, vae_slicing: as of `training_steps`.
+        settings: `gradient_steps` is the number of copies, whose noise is that of the steps of `grad_step_range` in
+            turn; the original has the last one alone.
+        place: not used.
     """
-    timesteps = model.set_timesteps(num_inference_steps)
+    timesteps, count = model.set_timesteps(settings.num_inference_steps), settings.gradient_steps
     positive, negative = target.condition(model, prompts)
-    scale = target.guidance_scale(guidance_scale)
+    scale = target.guidance_scale(settings.guidance_scale)
     fixed = positive.detach(), negative.detach(), scale, streams.generators
-    last = num_inference_steps - 1
-    latents = reach(model, model.initial_latents(streams.noise(model)), timesteps, last, *fixed, trajectory_steps)
+    last, latents = len(timesteps) - 1, model.initial_latents(streams.noise(model))
+    latents = reach(model, latents, timesteps, last, *fixed, settings.trajectory_steps)
     clean = denoise(model, latents, timesteps[last:], *fixed)
-    for step_index in streams.cycle(grad_step_range, gradient_steps):
+    for step_index in streams.cycle(settings.grad_step_range, count):
         positive, negative = target.condition(model, prompts)
-        scale = target.guidance_scale(guidance_scale)
+        scale = target.guidance_scale(settings.guidance_scale)
         alpha, sigma = model.alpha_sigma(timesteps[step_index])
         noised = (alpha * clean + sigma * streams.noise(model)).to(clean.dtype)
         x0, _ = one_step_x0(model, noised, timesteps[step_index], positive, negative, scale, target.policy)
-        yield score(model, reward, x0, prompts, step_index, share=1 / gradient_steps, vae_slicing=vae_slicing)
+        yield score(model, reward, x0, prompts, step_index, share=1 / count, vae_slicing=settings.vae_slicing)
 
 
 def pool_steps(
@@ -99,14 +94,8 @@ def pool_steps(
     reward: Reward,
     prompts: Sequence[str],
     streams: Streams,
-    *,
-    guidance_scale: float,
-    num_inference_steps: int,
-    grad_step_range: tuple[int, int],
-    gradient_steps: int = 1,
-    trajectory_steps: int | None = None,
+    settings: StepSettings,
     place: Place | None = None,
-    vae_slicing: bool = False,
 ) -> Iterator[StepOutput]:
     """A pool of trajectories in flight, of which each update takes one step: the part of samples that began together.
 
@@ -116,21 +105,20 @@ def pool_steps(
     by embeddings of up to as many updates before as the range has further steps.
 
     Args:
-        grad_step_range: each of its steps carries a gradient, at an update of its own.
-        gradient_steps: not used.
-        trajectory_steps, vae_slicing: as of `training_steps`.
+        settings: each step of `grad_step_range` carries a gradient, at an update of its own; `gradient_steps` is not
+            used.
         place: where the last update left the samples; None begins with their noise.
     """
-    timesteps, (first, last) = model.set_timesteps(num_inference_steps), grad_step_range
+    timesteps, (first, last) = model.set_timesteps(settings.num_inference_steps), settings.grad_step_range
     positive, negative = target.condition(model, prompts)
-    scale = target.guidance_scale(guidance_scale)
+    scale = target.guidance_scale(settings.guidance_scale)
     if place is None:
         latents, fixed = model.initial_latents(streams.noise(model)), (positive.detach(), negative.detach(), scale)
-        latents = reach(model, latents, timesteps, first, *fixed, streams.generators, trajectory_steps)
+        latents = reach(model, latents, timesteps, first, *fixed, streams.generators, settings.trajectory_steps)
         place = Place(first, latents)
     timestep, latents = timesteps[place.step_index], place.latents
     x0, prediction = one_step_x0(model, latents, timestep, positive, negative, scale, target.policy)
-    output = score(model, reward, x0, prompts, place.step_index, share=1.0, vae_slicing=vae_slicing)
+    output = score(model, reward, x0, prompts, place.step_index, share=1.0, vae_slicing=settings.vae_slicing)
     onward = None
     if place.step_index < last:
         onward = Place(place.step_index + 1, model.step(prediction.detach(), timestep, latents, streams.generators))

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from reneg.algorithm import StepSettings
 from reneg.checkpoint import Cohort
 from reneg.config import LearnConfig, RunConfig
 from reneg.effort import learning_effort
@@ -114,8 +115,8 @@ class Learner(Trainer):
 
     same_samples_for_any_batching = True
     config: LearnConfig
-    _prepared = False
-    """Whether the prompts of a step were encoded."""
+    _prepared_for: int | None = None
+    """The step whose prompts were encoded alone."""
 
     def _restore(self, path: Path) -> int:
         rows, count = super()._restore(path), self.config.gradient_accumulation_steps
@@ -146,13 +147,8 @@ class Learner(Trainer):
                 self.reward,
                 self._prompts_of(numbers),
                 Streams(config.seed, self.state.step, numbers, antithetic=config.antithetic),
-                guidance_scale=config.guidance_scale,
-                num_inference_steps=config.num_inference_steps,
-                grad_step_range=config.grad_step_range,
-                gradient_steps=config.gradient_steps,
-                trajectory_steps=config.trajectory_steps,
-                place=place,
-                vae_slicing=config.vae_slicing,
+                StepSettings.of(config),
+                place,
             )
             for output in outputs:
                 (scale * output.loss / len(batches)).backward()
@@ -176,12 +172,13 @@ class Learner(Trainer):
         On the CPU no more is encoded before the first step than it needs: its news do not wait for the rest. A GPU's
         memory is free of the encoders before.
         """
-        model, config, begins = self.model, self.config, not self._prepared
+        model, config, step = self.model, self.config, self.state.step
         if self.target.policy.text or not isinstance(model, PipelineModel) or not model.encoders:
             return
-        self._prepared = True
-        if begins and model.device.type == "cpu":
-            model.encode_ahead(self._prompts_until(self.state.step + 1), config.prompt_cache)
+        if self._prepared_for is None and model.device.type == "cpu":
+            model.encode_ahead(self._prompts_until(step + 1), config.prompt_cache)
+            self._prepared_for = step
+        if self._prepared_for == step:
             return
         needed = self._prompts_until(config.max_train_steps)
         model.encode_ahead(needed, config.prompt_cache)

@@ -12,7 +12,7 @@ from tiny import tiny_clip_reward, tiny_model, tiny_pipeline
 from tiny_families import FAMILIES, HALVES, build
 from torch import Tensor
 
-from reneg.algorithm import one_step_x0, training_steps
+from reneg.algorithm import StepSettings, one_step_x0, training_steps
 from reneg.generation import picture_generators, picture_noise
 from reneg.learning import FP16_LOSS_SCALE
 from reneg.metrics import read_rows
@@ -64,8 +64,8 @@ def test_learning_in_half_precision(family: str, precision: str):
     assert (model.dtype, model.vae.dtype) == (dtype, torch.float32 if precision == "fp16" else dtype)
     assert all(encoder.dtype == dtype for encoder in model.encoders)
     target = NegativeEmbeddingTarget(model)
-    streams, steps = Streams(0, 0, [0, 1]), {"num_inference_steps": 4, "grad_step_range": (3, 3)}
-    output = next(training_steps(model, target, reward, PROMPTS[:2], streams, guidance_scale=5.0, **steps))
+    streams, settings = Streams(0, 0, [0, 1]), StepSettings(5.0, num_inference_steps=4, grad_step_range=(3, 3))
+    output = next(training_steps(model, target, reward, PROMPTS[:2], streams, settings))
     (output.loss * (FP16_LOSS_SCALE if precision == "fp16" else 1)).backward()
     assert reward.model.dtype == torch.float32 and bool(output.rewards.isfinite().all())
     gradients = []
@@ -76,7 +76,7 @@ def test_learning_in_half_precision(family: str, precision: str):
     wide = build(family, torch.float32)
     reference = NegativeEmbeddingTarget(wide)
     streams = Streams(0, 0, [0, 1])
-    next(training_steps(wide, reference, reward, PROMPTS[:2], streams, guidance_scale=5.0, **steps)).loss.backward()
+    next(training_steps(wide, reference, reward, PROMPTS[:2], streams, settings)).loss.backward()
     exact = [parameter.grad.flatten() for parameter in reference.parameters() if parameter.grad is not None]
     likeness = torch.nn.functional.cosine_similarity(torch.cat(gradients), torch.cat(exact), dim=0)
     print(f"\n{family} {precision}: cosine with the float32 gradient {float(likeness):.4f}")  # noqa: T201 (measured, shown with -s)

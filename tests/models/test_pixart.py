@@ -21,7 +21,7 @@ from tiny import tiny_clip_reward
 from tiny_pixart import SQUARE, tiny_pixart
 from tiny_sd3 import JOINT
 
-from reneg.algorithm import training_steps
+from reneg.algorithm import StepSettings, training_steps
 from reneg.cli import parse
 from reneg.generation import generate
 from reneg.interfaces import Conditioning
@@ -103,8 +103,8 @@ def test_ties_would_never_break():
         with torch.no_grad():
             target.negative_prompt_embeds.copy_(start)
         target.negative_prompt_embeds.grad = None
-        steps = {"num_inference_steps": 3, "grad_step_range": (2, 2), "guidance_scale": 4.5}
-        next(training_steps(model, target, reward, PROMPTS[:1], Streams(0, 0, [0]), **steps)).loss.backward()
+        settings = StepSettings(4.5, num_inference_steps=3, grad_step_range=(2, 2))
+        next(training_steps(model, target, reward, PROMPTS[:1], Streams(0, 0, [0]), settings)).loss.backward()
         gradient = target.negative_prompt_embeds.grad
         assert gradient is not None
         hidden = gradient[0, 1:]

@@ -16,6 +16,7 @@ from tiny import tiny_clip_reward
 from tiny_families import FAMILIES, build
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from reneg.algorithm import StepSettings
 from reneg.estimators import ESTIMATORS
 from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy
 from reneg.models.base import LatentModel
@@ -85,7 +86,9 @@ def test_nothing_waits(family: str, estimator: str, settings: dict[str, Any]):
     model, learned, reward = on_meta(family)
     streams, count = Streams(0, 0, [0, 1]), 0
     with Waiting() as waiting:
-        for output in ESTIMATORS[estimator](model, learned, reward, PROMPTS[:2], streams, **STEPS, **settings):
+        for output in ESTIMATORS[estimator](
+            model, learned, reward, PROMPTS[:2], streams, StepSettings(**STEPS, **settings)
+        ):
             output.loss.backward()
             count += 1
     assert not waiting.found

@@ -5,7 +5,7 @@ import torch
 from fakes import PROMPTS, GaussianModel
 from tiny import tiny_clip_reward, tiny_model, tiny_pipeline
 
-from reneg.algorithm import training_steps
+from reneg.algorithm import StepSettings, training_steps
 from reneg.interfaces import GradientPolicy
 from reneg.models.sd import StableDiffusion
 from reneg.randomness import Streams
@@ -62,8 +62,8 @@ def test_a_step_changes_the_embedding_and_nothing_else():
     modules = (model.denoiser, model.vae, model.text_encoder, reward.model)
     before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
     optimizer = torch.optim.AdamW(target.parameters(), lr=0.1)
-    streams, steps = Streams(0, 0, [0, 1]), {"num_inference_steps": 3, "grad_step_range": (2, 2)}
-    next(training_steps(model, target, reward, PROMPTS[:2], streams, guidance_scale=7.5, **steps)).loss.backward()
+    streams, settings = Streams(0, 0, [0, 1]), StepSettings(7.5, num_inference_steps=3, grad_step_range=(2, 2))
+    next(training_steps(model, target, reward, PROMPTS[:2], streams, settings)).loss.backward()
     optimizer.step()
     moved = (target.negative_prompt_embeds.detach() - target.null.prompt_embeds).abs()
     assert float(moved.amax(-1).min()) > 0.01  # every token

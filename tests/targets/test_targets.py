@@ -12,7 +12,7 @@ from short_runs import assert_same_state, last_state, quick, timeless
 from tiny import tiny_clip_reward, tiny_model
 from torch import Tensor
 
-from reneg.algorithm import denoise, one_step_x0, training_steps
+from reneg.algorithm import StepSettings, denoise, one_step_x0, training_steps
 from reneg.config import LearnConfig
 from reneg.interfaces import Target
 from reneg.learning import Learner
@@ -75,9 +75,7 @@ def test_gradient_of_a_training_step_equals_finite_differences(name: str):
             tiny_clip_reward(torch.float64),
             PROMPTS[:2],
             Streams(0, 0, [0, 1]),
-            guidance_scale=GUIDANCE,
-            num_inference_steps=STEPS,
-            grad_step_range=(4, 4),
+            StepSettings(GUIDANCE, num_inference_steps=STEPS, grad_step_range=(4, 4)),
         )
     )
     output.loss.backward()

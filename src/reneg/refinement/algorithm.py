@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reneg.algorithm import StepSettings
 from reneg.estimators import ESTIMATORS
 from reneg.generation import picture_noise, sample
 from reneg.interfaces import Conditioning, DiffusionModel, GradientPolicy, Reward
@@ -134,11 +135,7 @@ def gradients(
             reward,
             [state.prompt for state, _ in chosen],
             Streams.own(config.seed, states[0].step, generators),
-            guidance_scale=config.guidance_scale,
-            num_inference_steps=config.num_inference_steps,
-            grad_step_range=config.grad_step_range,
-            gradient_steps=config.gradient_steps,
-            trajectory_steps=config.trajectory_steps,
+            StepSettings.of(config),
         )
         of_steps = []
         for output in outputs:
