@@ -1,8 +1,8 @@
 """Reward against cost: the paper's scheme, after its own sweep, and the others of the field, on the judges.
 
-    python results/frontier.py sweep     # rate, then batch, of the paper's scheme and of FAST; monitor alone, no judge
+    python results/frontier.py sweep     # rate, then batch, of the paper's scheme and of `fast`, by the monitor
     python results/frontier.py pairs     # both as they were chosen, five seeds, judged along the way
-    python results/frontier.py others    # FAST and the other estimators at its rate and batch, three seeds
+    python results/frontier.py others    # the estimators at the rate and batch of `fast`, three seeds
     python results/frontier_summary.py   # writes frontier.json, frontier.md and frontier.png from what is there
 
 Every run of a stage has the same budget of evaluations of the denoiser, a backward pass counted as two. Each stage
@@ -36,7 +36,7 @@ from reneg.world import load_prompts
 BUDGET = 30_000
 """Evaluations of the denoiser for a run, a backward pass counted as two."""
 OTHERS_BUDGET = 9_600
-"""For the stage `others`: half of what the world's preset spends, 20 updates of FAST, where its judge still rises."""
+"""For the stage `others`: a third of that, where the judges still rise."""
 BATCH = 16
 RATES = {"paper": (2.5e-3, 5e-3, 1e-2), "fast": (2e-2, 4e-2)}
 BATCHES = {"paper": (8, 32), "fast": ()}
@@ -47,18 +47,22 @@ JUDGES = ("world/judge", "world/aesthetic", "world/preference")
 FINE, COARSE, LAST_POINT = (1, 2, 3, 4, 6, 16), (8, 16), (16,)
 """Sixteenths of the budget at which a run's states are judged."""
 LAST = {"grad_step_range": (27, 29), "gradient_steps": 3}
-SCHEMES: dict[str, dict] = {
+FAST = {"trajectory_steps": 13}
+PAIR: dict[str, dict] = {
     "paper": {"grad_step_range": (20, 29), "gradient_steps": 1},
     "fast": {**LAST, "trajectory_steps": 9},
-    "one of the last three": {"grad_step_range": (27, 29), "gradient_steps": 1},
-    "last three": LAST,
-    "all of the last ten, fast": {"grad_step_range": (20, 29), "gradient_steps": 10, "trajectory_steps": 9},
-    "draft-3, fast": {**LAST, "gradient_estimator": "draft", "trajectory_steps": 9},
-    "draft-lv-3, fast": {**LAST, "gradient_estimator": "draft_lv", "trajectory_steps": 9},
-    "antithetic, fast": {**LAST, "trajectory_steps": 9, "noises_per_prompt": 2, "antithetic": True},
-    "pool of the last three": {**LAST, "gradient_estimator": "pool", "train_batch_size": 15},
 }
-OTHERS = [scheme for scheme in SCHEMES if scheme != "paper"]
+OTHERS: dict[str, dict] = {
+    "last three, fast": {**LAST, **FAST},
+    "last three": LAST,
+    "one of the last three, fast": {"grad_step_range": (27, 29), "gradient_steps": 1, **FAST},
+    "all of the last ten, fast": {"grad_step_range": (20, 29), "gradient_steps": 10, **FAST},
+    "draft-3, fast": {**LAST, **FAST, "gradient_estimator": "draft"},
+    "draft-lv-3, fast": {**LAST, **FAST, "gradient_estimator": "draft_lv"},
+    "antithetic, fast": {**LAST, **FAST, "noises_per_prompt": 2, "antithetic": True},
+    "pool of the last three, fast": {**LAST, **FAST, "gradient_estimator": "pool", "train_batch_size": 15},
+}
+SCHEMES = PAIR | OTHERS
 POINTS = {"paper": COARSE, "fast": FINE}
 SEEDS = {"pairs": range(5), "others": range(3)}
 POLICY = GradientPolicy(positive=False, negative=True)
@@ -176,7 +180,7 @@ def pair_of(folder: Path, scheme: str, seed: int) -> LearnConfig:
 
 
 def other_of(folder: Path, scheme: str, seed: int) -> LearnConfig:
-    """A scheme with what FAST's sweep chose; nothing is chosen here, so the monitor hardly looks."""
+    """A scheme with what the sweep of `fast` chose; nothing is chosen here, so the monitor hardly looks."""
     rate, batch, _ = choose(folder, "fast")
     config = configure(folder / "others", scheme, rate, batch, seed, OTHERS_BUDGET)
     return replace(config, num_validation_prompts=2)
@@ -193,10 +197,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     stage = arguments.stage
     if stage == "sweep":
-        for scheme in arguments.schemes or RATES:
+        for scheme in arguments.schemes or PAIR:
             logging.info("%s: rate %g, batch %d, of %s", scheme, *choose(arguments.folder, scheme))
         return
-    run_of, schemes = (pair_of, list(RATES)) if stage == "pairs" else (other_of, OTHERS)
+    run_of, schemes = (pair_of, PAIR) if stage == "pairs" else (other_of, OTHERS)
     for scheme in arguments.schemes or schemes:
         for seed in arguments.seeds or SEEDS[stage]:
             config = run_of(arguments.folder, scheme, seed)
