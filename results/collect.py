@@ -12,6 +12,7 @@ import torch
 
 from reneg.evaluation.tables import by_group, mean_rows, paired_rows
 from reneg.generation import generate, picture_generators, picture_noise
+from reneg.intervals import noises_each
 from reneg.models import load_model
 from reneg.negatives import resolve_negative
 from reneg.report import labelled_rows, markdown_table
@@ -30,7 +31,7 @@ def write_tables(evaluation: Path) -> dict:
     parts = [
         "# The bundled world: learned embeddings against the null text and N*",
         "Written by `results/collect.py` from `world.json`; `make results` measures it anew.",
-        f"{overall['num_prompts']} evaluation prompts, {settings['num_seeds']} noises each, the same for all; 95 % "
+        f"{overall['num_prompts']} evaluation prompts, {noises_each(settings['num_seeds'])}, the same for all; 95 % "
         "intervals from a bootstrap over prompts. The learned embeddings differ in the seed of learning alone.",
         "## Mean scores",
         markdown_table(mean_rows(results, overall)),

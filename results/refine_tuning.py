@@ -30,17 +30,17 @@ from reneg.world import load_prompts
 
 FILE = Path(__file__).with_suffix(".jsonl")
 STEPS = 10
-LAST = {"grad_step_range": (27, 29), "gradient_steps": 3}
+LATE = {"trajectory_steps": 13, "grad_step_range": (27, 29), "gradient_steps": 3, "gradient_estimator": "late_steps"}
+DRAFT = LATE | {"gradient_estimator": "draft"}
 WAYS = [
-    {"refine_learning_rate": 1e-2, "trajectory_steps": 9, **LAST},
-    {"refine_learning_rate": 2e-2, "trajectory_steps": 9, **LAST},
-    {"refine_learning_rate": 5e-3, "trajectory_steps": 9, **LAST},
-    {"refine_learning_rate": 4e-2, "trajectory_steps": 9, **LAST},
-    {"refine_learning_rate": 2e-3, "trajectory_steps": 9, **LAST},
-    {"refine_learning_rate": 1e-2, "trajectory_steps": None, **LAST},
-    {"refine_learning_rate": 1e-2, "trajectory_steps": 9, "noises_per_prompt": 2, **LAST},
-    {"refine_learning_rate": 1e-2, "trajectory_steps": 9, "gradient_estimator": "draft", "gradient_steps": 3},
-    {"refine_learning_rate": 5e-3, "trajectory_steps": 9, "grad_step_range": (20, 29), "gradient_steps": 1},
+    {"refine_learning_rate": 1e-2, **DRAFT},
+    {"refine_learning_rate": 2e-2, **DRAFT},
+    {"refine_learning_rate": 5e-3, **DRAFT},
+    {"refine_learning_rate": 4e-2, **DRAFT},
+    {"refine_learning_rate": 1e-2, **LATE},
+    {"refine_learning_rate": 2e-2, **LATE},
+    {"refine_learning_rate": 1e-2, "noises_per_prompt": 2, **DRAFT},
+    {"refine_learning_rate": 5e-3, **LATE, "grad_step_range": (20, 29), "gradient_steps": 1},
 ]
 LOOKS = (4, 10)
 """Steps whose states are compared on fresh noises."""

@@ -22,6 +22,7 @@ from rich.console import Console
 from reneg.config import EvaluateConfig, preset
 from reneg.evaluation import evaluate
 from reneg.evaluation.tables import mean_rows, paired_rows
+from reneg.intervals import noises_each
 from reneg.refinement.config import RefineConfig
 from reneg.refinement.run import run_refine
 
@@ -48,7 +49,7 @@ def measure(file: Path, folder: Path, max_prompts: int, num_seeds: int, console:
     parts = [
         f"# Per-sample refinement of {name}",
         "Written by `results/refinement.py`.",
-        f"{overall['num_prompts']} evaluation prompts, {num_seeds} noises each, the same for all, none of which "
+        f"{overall['num_prompts']} evaluation prompts, {noises_each(num_seeds)}, the same for all, none of which "
         "refinement used; 95 % intervals from a bootstrap over prompts.",
         "## Mean scores",
         markdown(mean_rows(results, overall)),

@@ -13,6 +13,7 @@ from typing import Any
 
 from reneg.analysis import EXPERIMENTS
 from reneg.evaluation.tables import mean_rows, paired_rows
+from reneg.intervals import noises_each
 from reneg.report import fill, markdown_table
 
 RESULTS = Path(__file__).parent
@@ -71,7 +72,7 @@ def evaluation_section(results: dict) -> list[str]:
     overall, seeds = results["overall"], results["settings"]["num_seeds"]
     return [
         "## Learned embeddings against the null text and N*",
-        f"{overall['num_prompts']} evaluation prompts, {seeds} noises each, the same for all; 95 % intervals from a "
+        f"{overall['num_prompts']} evaluation prompts, {noises_each(seeds)}, the same for all; 95 % intervals from a "
         "bootstrap over prompts. The learned embeddings differ in the seed of learning alone. By style, and against "
         "N*: [`results/world.md`](../results/world.md).",
         markdown_table(mean_rows(results, overall)),

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reneg.intervals import interval
+from reneg.intervals import interval, noises_each
 
 HUB_FILE = "negative_embedding.safetensors"
 BEFORE_AFTER = "before_after.png"
@@ -110,8 +110,9 @@ def read_evaluation(folder: Path, sha256: str) -> str:
             bases = [base for base in results["bases"] if base != names[0]]
             rows = [_measured_row(name, name in results["judges"], of, bases) for name, of in rewards.items()]
             head = ("", "mean", *(f"{what} {base}" for base in bases for what in ("difference from", "wins against")))
+            noises = noises_each(settings["num_seeds"])
             told = (
-                f"{overall['num_prompts']} prompts, {settings['num_seeds']} noises each, the same for every negative, "
+                f"{overall['num_prompts']} prompts, {noises}, the same for every negative, "
                 f"guidance {settings['guidance_scale']}, {settings['num_inference_steps']} steps; 95 % intervals over "
                 "prompts. Nothing was learned from the judges."
             )

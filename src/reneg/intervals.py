@@ -21,3 +21,8 @@ def interval(
     )
     unit = " %" if percent else ""
     return f"{mean}{unit}" if low is None else f"{mean}{unit} [{low}, {high}]"
+
+
+def noises_each(count: int) -> str:
+    """How many noises each prompt has, in words."""
+    return "one noise each" if count == 1 else f"{count} noises each"

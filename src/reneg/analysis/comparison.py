@@ -17,7 +17,7 @@ from reneg.evaluation import evaluate
 from reneg.evaluation.comparison import load_groups
 from reneg.files import make_output_dir, write_atomically
 from reneg.hub import BEFORE_AFTER
-from reneg.intervals import interval
+from reneg.intervals import interval, noises_each
 from reneg.prompts import read_prompts
 from reneg.world import load_prompts
 
@@ -286,7 +286,7 @@ def write_table(table: Table2, results: dict) -> Path:
 def _text(table: Table2, results: dict) -> str:
     config, overall = table.config, results["overall"]
     return (
-        f"{overall['num_prompts']} prompts, {config.num_seeds} noises each that no choice ever saw, the same for all "
+        f"{overall['num_prompts']} prompts, {noises_each(config.num_seeds)} that no choice ever saw, the same for all "
         "rows; means, and wins with ties as halves, with 95 % intervals over prompts. Claims are decided on the "
         "judges.\n\n"
         f"Every row is tuned alike, by {config.monitor} on {len(table.tuning)} learning prompts from which nothing is "

@@ -20,7 +20,7 @@ from reneg.config import EvaluateConfig, LearnConfig, preset
 from reneg.evaluation import evaluate
 from reneg.evaluation.comparison import load_groups
 from reneg.files import make_output_dir
-from reneg.intervals import interval
+from reneg.intervals import interval, noises_each
 from reneg.models import load_configured
 from reneg.negative import NegativeEmbedding
 
@@ -199,7 +199,7 @@ def _text(config: TransferConfig, base: str) -> str:
     )
     return (
         f"Wins against {what} on the same prompts and noises, ties as halves, with 95 % intervals over prompts; "
-        f"{config.num_seeds} noises each, guidance {config.guidance_scale:g}. Every embedding is applied to every "
+        f"{noises_each(config.num_seeds)}, guidance {config.guidance_scale:g}. Every embedding is applied to every "
         "generator that has its text encoder: learned on the same one or on another. All are learned with the "
         f"settings of {config.model}.\n\n{said}"
     )

@@ -15,6 +15,7 @@ from reneg.evaluation.summary import Scores
 from reneg.evaluation.tables import COST_TEXT, by_group, cost_rows, mean_rows, paired_rows
 from reneg.files import write_atomically
 from reneg.hub import BEFORE_AFTER
+from reneg.intervals import noises_each
 from reneg.report import Section, labelled_grid, labelled_rows, to_images, write_report
 
 REPORT = "report.html"
@@ -39,7 +40,7 @@ def write_page(
     names = [contender.name for contender in comparison.contenders]
     overall = results["overall"]
     intro = (
-        f"{overall['num_prompts']} prompts, {config.num_seeds} noises each, the same for every negative: "
+        f"{overall['num_prompts']} prompts, {noises_each(config.num_seeds)}, the same for every negative: "
         f"{', '.join(names)}. Brackets hold 95 % intervals from a bootstrap that resamples prompts with all their "
         f"noises. A tie counts as half a win. Judges are rewards that nothing was trained on or picked by."
     )
