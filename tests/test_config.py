@@ -71,7 +71,8 @@ def test_refining_has_the_papers_steps_and_patience_and_the_worlds_gradient_step
     assert preset("world", config=RefineConfig) == {
         "grad_step_range": (27, 29),
         "gradient_steps": 3,
-        "trajectory_steps": 9,
+        "gradient_estimator": "draft",
+        "trajectory_steps": 13,
     }
     assert "max_train_steps" in preset("world")
 
