@@ -1,8 +1,9 @@
 """Where the time of a learning step goes: counts of model calls beside their seconds, and what is left over.
 
     python benchmarks/step_profile.py                                   # the world: a minute on one idle core
-    python benchmarks/step_profile.py --model sd1.5-random --resolution 256 --train_batch_size 1 --steps 1
-    python benchmarks/step_profile.py --model sd1.5-random --resolution 512 --train_batch_size 1 --steps 1
+    python benchmarks/step_profile.py --gradient_estimator draft --trajectory_steps 13     # the world's preset
+    python benchmarks/step_profile.py --model sd1.5-random --resolution 256 --train_batch_size 1 --steps 0
+    python benchmarks/step_profile.py --model sd1.5-random --resolution 512 --train_batch_size 1 --steps 0
     python benchmarks/step_profile.py --model sd1.5-random --resolution 512 --train_batch_size 4 --device cuda \
         --dtype bf16 --reward_dtype bf16 --compile
 
@@ -43,7 +44,7 @@ TEXT = "text"
 SWITCHES = ("gradient_checkpointing", "vae_slicing", "tf32", "compile", "channels_last")
 SETTINGS = (
     *("train_batch_size", "num_inference_steps", "gradient_steps", "trajectory_steps", "gradient_checkpointing"),
-    *("vae_slicing", "dtype", "reward_dtype", "device", "tf32"),
+    *("vae_slicing", "dtype", "reward_dtype", "device", "tf32", "gradient_estimator"),
 )
 """Arguments that are settings of `reneg learn`."""
 RESULT = Path(__file__).with_suffix(".json")
@@ -167,6 +168,7 @@ def main() -> None:
     parser.add_argument("--num_inference_steps", type=int, default=30)
     parser.add_argument("--trajectory_steps", type=int, default=None)
     parser.add_argument("--gradient_steps", type=int, default=3)
+    parser.add_argument("--gradient_estimator", choices=["late_steps", "draft", "draft_lv"], default="late_steps")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
     parser.add_argument("--reward_dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--device", default="cpu")
@@ -176,11 +178,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     last = arguments.num_inference_steps - 1
-    shared = {name: getattr(arguments, name) for name in ("train_batch_size", "num_inference_steps", "gradient_steps")}
-    shared |= {
-        name: getattr(arguments, name) for name in ("trajectory_steps", "gradient_checkpointing", "vae_slicing")
-    }
-    shared |= {name: getattr(arguments, name) for name in ("dtype", "reward_dtype", "device", "tf32")}
+    shared = {name: getattr(arguments, name) for name in SETTINGS}
     with tempfile.TemporaryDirectory() as folder:
         config = replace(
             LearnConfig(**preset("world")),
@@ -197,6 +195,7 @@ def main() -> None:
     shared |= {"compile": arguments.compile, "channels_last": arguments.channels_last}
     settings = {**shared, "threads": arguments.threads, "torch": torch.__version__, "cores": os.cpu_count()}
     key = arguments.model + (f" at {arguments.resolution} pixels" if arguments.resolution else "")
+    key += "" if arguments.gradient_estimator == "late_steps" else f", {arguments.gradient_estimator}"
     key += f", gradients {arguments.gradient_steps}, trajectory {arguments.trajectory_steps or 'own'}"
     key += "".join(f", {name}" for name in SWITCHES if getattr(arguments, name))
     key += f", {arguments.device} {arguments.dtype}" * (arguments.device != "cpu" or arguments.dtype != "fp32")
