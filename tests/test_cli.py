@@ -18,7 +18,7 @@ import reneg.cli
 from reneg.baselines.config import DnpConfig
 from reneg.baselines.policy_config import DdpoConfig, DiffusionDpoConfig, policy_preset
 from reneg.cli import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, main, parse
-from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, preset
+from reneg.config import PAPER, EvaluateConfig, GenerateConfig, LearnConfig, preset, read_preset
 from reneg.errors import LostProcessError
 from reneg.file_config import InspectConfig, PushConfig
 from reneg.negative import NegativeEmbedding
@@ -53,6 +53,15 @@ def learn_config(*arguments: str) -> LearnConfig:
 
 
 # What is parsed
+
+
+def test_the_papers_settings_have_a_name():
+    """In the world they are what every model without a preset has by default."""
+    given = read_preset(PAPER)
+    config, defaults = learn_config("--config", "paper", "--train_batch_size", "8"), LearnConfig()
+    assert all(value == getattr(defaults, name) for name, value in vars(learn_config("--config", "paper")).items())
+    assert given.keys() >= PRESET.keys()
+    assert (config.train_batch_size, config.grad_step_range, config.trajectory_steps) == (8, (20, 29), None)
 
 
 def test_learn_takes_the_worlds_preset():

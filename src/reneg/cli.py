@@ -23,7 +23,7 @@ from reneg import __version__
 from reneg.analysis import EXPERIMENTS
 from reneg.analysis.config import experiment_preset
 from reneg.baselines import BASELINES
-from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, PlanConfig, preset
+from reneg.config import PAPER, EvaluateConfig, GenerateConfig, LearnConfig, PlanConfig, preset
 from reneg.errors import LostProcessError, TerminatedError, VerificationError
 from reneg.file_config import ConvertConfig, InspectConfig, MergeConfig, PushConfig, VerifyConfig
 from reneg.refinement.config import RefineConfig
@@ -278,12 +278,15 @@ def _wanted(arguments: Sequence[str]) -> str:
     return " ".join(words if words and words[0] in GROUPS else words[:1])
 
 
-def _join_rewards(arguments: Sequence[str]) -> list[str]:
-    """Several `--reward VALUE` -> one with all values as a list, which jsonargparse cannot do by itself."""
+def _complete_learning(arguments: Sequence[str]) -> list[str]:
+    """`--config paper` -> the packaged file; several `--reward VALUE` -> one with all values as a list, which
+    jsonargparse cannot do by itself."""
     others, rewards, left = list[str](), list[str](), iter(arguments)
     for argument in left:
         flag, equals, value = argument.partition("=")
-        if flag == "--reward" and (equals or (value := next(left, None)) is not None):
+        if argument == "paper" and others[-1] == "--config":
+            others.append(str(PAPER))
+        elif flag == "--reward" and (equals or (value := next(left, None)) is not None):
             rewards.append(value)
         else:
             others.append(argument)
@@ -323,7 +326,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     """
     parser, subparser = build_parser(_wanted(arguments))
     arguments = _complete_switches(arguments)
-    arguments = _join_rewards(arguments) if arguments and arguments[0] == "learn" else arguments
+    arguments = _complete_learning(arguments) if arguments and arguments[0] == "learn" else arguments
     try:
         parsed = parser.parse_args(arguments)
     except ArgumentError as error:

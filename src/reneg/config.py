@@ -12,6 +12,8 @@ from typing import Any, Literal
 import yaml
 
 CONFIGS = Path(__file__).parent / "configs"
+PAPER = CONFIGS / "paper" / "learn.yaml"
+"""What `reneg learn --config paper` reads."""
 MOST_COPIES = 64
 """Of one picture's latents that DRaFT-LV noises again; more say nothing new."""
 TargetName = Literal["negative_embedding", "embedding_and_scale", "lora", "denoiser", "text_encoder"]
