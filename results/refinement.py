@@ -12,11 +12,12 @@ refinement-NAME.json and .md, where NAME is the folder of the global embedding.
 """
 
 import argparse
+import json
 import logging
-import shutil
 from pathlib import Path
 
 from collect import RESULTS, markdown
+from portable import portable
 from rich.console import Console
 
 from reneg.config import EvaluateConfig, preset
@@ -56,7 +57,8 @@ def measure(file: Path, folder: Path, max_prompts: int, num_seeds: int, console:
         "## Paired differences and wins",
         markdown(paired_rows(results, overall)),
     ]
-    shutil.copyfile(config.output_dir / "results.json", RESULTS / f"refinement-{name}.json")
+    text = json.dumps(portable(results), indent=1, ensure_ascii=False)
+    (RESULTS / f"refinement-{name}.json").write_text(f"{text}\n")
     (RESULTS / f"refinement-{name}.md").write_text("\n\n".join(parts) + "\n")
 
 

@@ -6,20 +6,19 @@ python results/write_docs.py [runs/results]
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
-from typing import Any
+
+from portable import portable
 
 from reneg.analysis import EXPERIMENTS
 from reneg.evaluation.tables import mean_rows, paired_rows
 from reneg.intervals import noises_each
+from reneg.metrics import read_rows
 from reneg.report import fill, markdown_table
 
 RESULTS = Path(__file__).parent
 ROOT = RESULTS.parent
-ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+(?=[^/\s=]+/[^/\s=]+)")
-"""What of a path tells the machine: all but its last two parts."""
 REWARDS = {
     "world/preference": "training reward",
     "world/monitor": "monitor",
@@ -50,11 +49,16 @@ def collect(runs: Path) -> None:
                 shutil.copyfile(picture, RESULTS / (f"{name}.png" if own else f"{name}-{picture.name}"))
 
 
-def portable(value: Any) -> Any:
-    """A setting without the folders of this machine."""
-    if isinstance(value, list):
-        return [portable(item) for item in value]
-    return ABSOLUTE.sub("", value) if isinstance(value, str) else value
+def collect_curves(table: Path) -> None:
+    """Table 2's learning runs: each look of the monitor a line of table2_curves.jsonl."""
+    looks = [
+        json.dumps({"run": str(path.parent.relative_to(table))} | row)
+        for path in sorted(table.glob("*/*/metrics.jsonl"))
+        for row in read_rows(path)
+        if row["kind"] == "validation"
+    ]
+    if looks:
+        (RESULTS / "table2_curves.jsonl").write_text("\n".join(looks) + "\n", encoding="utf-8")
 
 
 def experiment_section(name: str) -> list[str]:
@@ -78,6 +82,20 @@ def evaluation_section(results: dict) -> list[str]:
         markdown_table(mean_rows(results, overall)),
         *results["notes"],
         markdown_table([row for row in paired_rows(results, overall) if row["against"] == "null"]),
+    ]
+
+
+def refinement_section(path: Path) -> list[str]:
+    """One global embedding and those refined from it for each prompt, on noises that refinement did not use."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    overall, seeds = results["overall"], results["settings"]["num_seeds"]
+    return [
+        f"## An embedding for each prompt, from {path.stem.removeprefix('refinement-')}",
+        f"{overall['num_prompts']} evaluation prompts, {noises_each(seeds)}, the same for all, none of which "
+        "refinement used; 95 % intervals from a bootstrap over prompts. Made by `results/refinement.py`.",
+        markdown_table(mean_rows(results, overall)),
+        *results["notes"],
+        markdown_table(paired_rows(results, overall)),
     ]
 
 
@@ -156,6 +174,8 @@ def write_docs() -> None:
         "bundled world; no Stable Diffusion weights were run.",
         *evaluation_section(world),
     ]
+    for path in sorted(RESULTS.glob("refinement-*.json")):
+        parts += refinement_section(path)
     for name in EXPERIMENTS:
         if (RESULTS / f"{name}.json").is_file():
             parts += experiment_section(name)
@@ -172,4 +192,5 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.runs:
         collect(arguments.runs)
+        collect_curves(arguments.runs / "table2")
     write_docs()
