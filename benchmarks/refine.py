@@ -14,7 +14,7 @@ from statistics import fmean
 import torch
 
 from reneg.config import preset
-from reneg.evaluation.contenders import thin
+from reneg.evaluation.comparison import thin
 from reneg.models import load_model
 from reneg.negative import NegativeEmbedding
 from reneg.refinement.algorithm import Refinement, refine_prompts

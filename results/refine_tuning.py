@@ -16,7 +16,7 @@ from statistics import fmean, stdev
 
 import torch
 
-from reneg.evaluation.contenders import thin
+from reneg.evaluation.comparison import thin
 from reneg.metrics import read_rows
 from reneg.models import load_model
 from reneg.negative import NegativeEmbedding
