@@ -16,7 +16,7 @@ import json
 import logging
 from pathlib import Path
 
-from collect import RESULTS, markdown
+from collect import RESULTS
 from portable import portable
 from rich.console import Console
 
@@ -26,6 +26,7 @@ from reneg.evaluation.tables import mean_rows, paired_rows
 from reneg.intervals import noises_each
 from reneg.refinement.config import RefineConfig
 from reneg.refinement.run import run_refine
+from reneg.report import markdown_table
 
 
 def measure(file: Path, folder: Path, max_prompts: int, num_seeds: int, console: Console) -> None:
@@ -53,9 +54,9 @@ def measure(file: Path, folder: Path, max_prompts: int, num_seeds: int, console:
         f"{overall['num_prompts']} evaluation prompts, {noises_each(num_seeds)}, the same for all, none of which "
         "refinement used; 95 % intervals from a bootstrap over prompts.",
         "## Mean scores",
-        markdown(mean_rows(results, overall)),
+        markdown_table(mean_rows(results, overall)),
         "## Paired differences and wins",
-        markdown(paired_rows(results, overall)),
+        markdown_table(paired_rows(results, overall)),
     ]
     text = json.dumps(portable(results), indent=1, ensure_ascii=False)
     (RESULTS / f"refinement-{name}.json").write_text(f"{text}\n")
