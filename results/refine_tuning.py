@@ -37,10 +37,10 @@ WAYS = [
     {"refine_learning_rate": 2e-2, **DRAFT},
     {"refine_learning_rate": 5e-3, **DRAFT},
     {"refine_learning_rate": 4e-2, **DRAFT},
-    {"refine_learning_rate": 1e-2, **LATE},
-    {"refine_learning_rate": 2e-2, **LATE},
-    {"refine_learning_rate": 1e-2, "noises_per_prompt": 2, **DRAFT},
-    {"refine_learning_rate": 5e-3, **LATE, "grad_step_range": (20, 29), "gradient_steps": 1},
+    {"refine_learning_rate": 8e-2, **DRAFT},
+    {"refine_learning_rate": 4e-2, **LATE},
+    {"refine_learning_rate": 4e-2, "noises_per_prompt": 2, **DRAFT},
+    {"refine_learning_rate": 4e-2, **LATE, "grad_step_range": (20, 29), "gradient_steps": 1},
 ]
 LOOKS = (4, 10)
 """Steps whose states are compared on fresh noises."""
