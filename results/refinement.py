@@ -6,7 +6,7 @@ so that they share none. Paired differences are against the global embedding and
 
 python results/refinement.py runs/results/seed-0/negative_embedding.safetensors [others …]
 
-An embedding takes about 70 core-minutes to refine for 210 prompts and 20 to evaluate. The stage goes on where it was
+An embedding takes about 55 core-minutes to refine for 201 prompts and 15 to evaluate. The stage goes on where it was
 interrupted; `accelerate launch results/refinement.py …` shares the prompts out to processes. It writes
 refinement-NAME.json and .md, where NAME is the folder of the global embedding.
 """
@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", help="global embeddings, one for each seed of learning")
     parser.add_argument("--folder", type=Path, default=Path("runs/results/refinement"))
-    parser.add_argument("--max_prompts", type=int, default=70, help="of each of the three styles")
+    parser.add_argument("--max_prompts", type=int, default=67, help="of each of the three styles")
     parser.add_argument("--num_seeds", type=int, default=2, help="noises of each prompt in the evaluation")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")

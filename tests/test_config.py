@@ -73,8 +73,9 @@ def test_refining_has_the_papers_steps_and_patience_and_the_worlds_gradient_step
         "gradient_steps": 3,
         "gradient_estimator": "draft",
         "trajectory_steps": 13,
+        "refine_learning_rate": 0.04,
     }
-    assert "max_train_steps" in preset("world")
+    assert "max_train_steps" in preset("world") and "refine_learning_rate" not in preset("world")
 
 
 def docstrings(*class_names: str) -> dict[str, str]:

@@ -152,8 +152,8 @@ class Command:
     run: Callable[[Any], None]
     config: type
     help: str
-    preset: Callable[[str, Any], dict[str, Any]] = preset
-    """(model, target) -> settings that lie below what is given."""
+    preset: Callable[[str, Any], dict[str, Any]] | None = None
+    """(model, target) -> settings that lie below what is given; None takes the model's own."""
 
 
 COMMANDS = {
@@ -279,8 +279,7 @@ def _wanted(arguments: Sequence[str]) -> str:
 
 
 def _complete_learning(arguments: Sequence[str]) -> list[str]:
-    """`--config paper` -> the packaged file; several `--reward VALUE` -> one with all values as a list, which
-    jsonargparse cannot do by itself."""
+    """`--config paper` -> its file; several `--reward VALUE` -> one list, which jsonargparse cannot do by itself."""
     others, rewards, left = list[str](), list[str](), iter(arguments)
     for argument in left:
         flag, equals, value = argument.partition("=")
@@ -337,7 +336,8 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     key = name.replace(" ", ".")
     own = {field.name for field in fields(COMMANDS[name].config)}
     if subparser is not None and "model" in own:
-        best = COMMANDS[name].preset(parsed[key].model, parsed[key].get("target", "negative_embedding"))
+        find = COMMANDS[name].preset or partial(preset, config=COMMANDS[name].config)
+        best = find(parsed[key].model, parsed[key].get("target", "negative_embedding"))
         subparser.set_defaults({setting: value for setting, value in best.items() if setting in own})
         parsed = parser.parse_args(arguments)
     settings = parsed[key].as_dict()

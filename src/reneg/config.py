@@ -38,12 +38,12 @@ LEARNING_RATES: dict[str, float] = {"lora": 1e-3, "denoiser": 1e-5, "text_encode
 def preset(model: str, target: TargetName = "negative_embedding", *, config: type | None = None) -> dict[str, Any]:
     """The settings that suit a model, and what is trained, better than the paper's; often none.
 
-    For `LearnConfig(model=model, target=target, **preset(model, target))`, or `Other(**preset(model, config=Other))`
-    with another command's settings, of which it gives those that the class has.
+    For `LearnConfig(model=model, target=target, **preset(model, target))`, or with another command's settings,
+    `Other(**preset(model, config=Other))`: those that the class has.
     """
     settings = read_preset(PRESETS[model]) if model in PRESETS else {}
     settings |= {"learning_rate": LEARNING_RATES[target]} if target in LEARNING_RATES else {}
-    own = settings.keys() if config is None else {setting.name for setting in fields(config)}
+    own = {setting.name for setting in fields(config or LearnConfig)}
     return {name: value for name, value in settings.items() if name in own}
 
 

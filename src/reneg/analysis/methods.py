@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ COSTS: dict[str, Callable[[Any, int], int]] = {
 """Baseline -> its cost. Rewriters of the prompt never run the denoiser."""
 METHODS: dict[str, Method] = {
     "learn": Method(LearnConfig, _learn, preset, _learn_cost),
-    "refine": Method(RefineConfig, run_refine, preset, _refine_cost),
+    "refine": Method(RefineConfig, run_refine, partial(preset, config=RefineConfig), _refine_cost),
     **{f"baseline {name}": Method(row.config, row.run, row.preset, COSTS[name]) for name, row in BASELINES.items()},
 }
 """Command -> how a row is made with it."""

@@ -34,7 +34,7 @@ class RefineConfig(ModelConfig):
     patience: int = 3
     """"with a patience value of 3" (§5.1): so many steps without a better reward end it."""
     refine_learning_rate: float = 1e-2
-    """Of AdamW, constant, without decay. Not in the paper: the one rate that was measured in the world
+    """Of AdamW, constant, without decay. Not in the paper; the world's preset has the one that was best there
     (docs/refine.md)."""
     noises_per_prompt: int = 1
     """Fresh noises of each step, whose gradients are averaged. Algorithm 1 has one."""
