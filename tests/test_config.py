@@ -129,11 +129,17 @@ def test_there_is_a_packaged_yaml_for_the_world():
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.name)
-def test_every_packaged_yaml_parses_to_what_it_says(path: Path):
-    _, config = parse(["learn", "--config", str(path)])
-    says = yaml.safe_load(path.read_text())
-    assert says
-    assert json.loads(json.dumps({name: getattr(config, name) for name in says})) == says  # tuples are YAML's lists
+def test_every_packaged_yaml_parses_to_what_it_says(path: Path, tmp_path: Path):
+    """Its settings are learn's and refine's; each command reads those that it has."""
+    says, read = yaml.safe_load(path.read_text()), set()
+    refine = ["refine", "--negative", "null", "--prompt", "a cat"]
+    for command, given in ((LearnConfig, ["learn"]), (RefineConfig, refine)):
+        own = {name: says[name] for name in says.keys() & {field.name for field in fields(command)}}
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+        _, config = parse([*given, "--config", str(tmp_path / "own.yaml")])
+        assert json.loads(json.dumps({name: getattr(config, name) for name in own})) == own  # tuples are YAML's lists
+        read |= own.keys()
+    assert says and read == says.keys()
 
 
 GENERATE = {"prompt": ["a cat"]}

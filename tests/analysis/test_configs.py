@@ -45,6 +45,7 @@ def test_an_evaluation_takes_all_settings_that_it_shares_with_an_experiment():
 
 def test_there_are_no_other_files():
     expected = {f"{kind}/{name}.yaml" for kind in MODELS for name in (*EXPERIMENTS, "table2_rows")}
+    expected.add("paper/learn.yaml")  # of `learn --config paper`
     assert {str(path.relative_to(CONFIGS)) for kind in MODELS for path in (CONFIGS / kind).iterdir()} == expected
 
 
@@ -69,7 +70,7 @@ def test_every_row_makes_settings(path: Path):
 def test_a_row_learns_with_the_models_preset():
     table = read_table(TABLES[0])
     settings = METHODS["learn"].settings("world", table["reneg"].settings)
-    expected = LearnConfig(**preset("world"), resume_from_checkpoint="latest")
+    expected = LearnConfig(**preset("world") | table["reneg"].settings, resume_from_checkpoint="latest")
     assert settings == expected
     lora = METHODS["learn"].settings("world", table["lora-16"].settings)
     assert (lora.learning_rate, lora.lora_rank) == (preset("world", "lora")["learning_rate"], 16)
