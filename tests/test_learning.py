@@ -18,6 +18,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path]:
     return world, folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}], ids=str)
 def test_the_same_run_to_the_last_bit(plain: tuple[dict, Path], settings: dict, tmp_path: Path):
     world, folder = plain

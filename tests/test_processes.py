@@ -70,6 +70,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one(whole: Path, tmp_path: Path) -> None:
     config = quick(tmp_path / "two", train_batch_size=1, gradient_accumulation_steps=2, **BRIEF)
     assert two_processes(config, tmp_path / "told") == [0, 0]

@@ -213,6 +213,7 @@ def test_bad_pairs_are_refused_in_one_line(tmp_path: Path):
         config(tmp_path, pictures_per_pair=1)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(tmp_path: Path):
     make_trainer(config(tmp_path / "whole"), torch.float32).run()
     parts = config(tmp_path / "parts")

@@ -96,6 +96,7 @@ def test_nothing_waits(family: str, estimator: str, settings: dict[str, Any]):
     assert learned.embeds.grad is not None and learned.embeds.grad.device == META
 
 
+@pytest.mark.slow
 def test_an_update_reads_nothing_before_its_last_backward_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     settings = {"train_batch_size": 2, "gradient_accumulation_steps": 2, "num_inference_steps": 3}
     config = quick(tmp_path, grad_step_range=(1, 2), **settings)

@@ -209,6 +209,7 @@ def test_the_verdict_says_what_would_help(plain: Plan):
     assert verdict(plain) == []
 
 
+@pytest.mark.slow
 def test_the_command(tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("reneg.cli.Console", lambda **options: Console(width=140, **options))
     arguments = ["plan", "--model", str(tiny / "model"), "--reward", str(tiny / "reward"), "--train_batch_size", "1"]

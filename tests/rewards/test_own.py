@@ -108,6 +108,7 @@ def test_a_reward_stays_itself():
     assert as_reward(blue).name == f"{__name__}:blue"
 
 
+@pytest.mark.slow
 def test_learning_from_a_callable_and_from_its_name_is_one_run(
     tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ):
