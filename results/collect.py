@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import torch
-from portable import portable
+from portable import portable, write_results
 
 from reneg.evaluation.tables import by_group, mean_rows, paired_rows
 from reneg.generation import generate, picture_generators, picture_noise
@@ -26,7 +26,7 @@ COLUMNS = 12
 def write_tables(evaluation: Path) -> dict:
     """Copy results.json and write its tables; returns the results."""
     results = json.loads((evaluation / "results.json").read_text())
-    (RESULTS / "world.json").write_text(json.dumps(portable(results), indent=1, ensure_ascii=False) + "\n")
+    write_results(RESULTS / "world.json", portable(results))
     overall, settings = results["overall"], results["settings"]
     parts = [
         "# The bundled world: learned embeddings against the null text and N*",

@@ -1,6 +1,8 @@
 """Results without the folders of the machine that made them."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 ABSOLUTE = re.compile(r"(?<![\w.])/(?:[^/\s=]+/)+(?=[^/\s=]+/[^/\s=]+)")
@@ -14,3 +16,8 @@ def portable(value: Any) -> Any:
     if isinstance(value, list):
         return [portable(item) for item in value]
     return ABSOLUTE.sub("", value) if isinstance(value, str) else value
+
+
+def write_results(path: Path, results: dict) -> None:
+    """A result file as it is committed."""
+    path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,25 +8,20 @@ python results/refinement.py runs/results/seed-0/negative_embedding.safetensors 
 
 An embedding takes about 55 core-minutes to refine for 201 prompts and 15 to evaluate. The stage goes on where it was
 interrupted; `accelerate launch results/refinement.py …` shares the prompts out to processes. It writes
-refinement-NAME.json and .md, where NAME is the folder of the global embedding.
+refinement-NAME.json, where NAME is the folder of the global embedding; `write_docs.py` makes its tables.
 """
 
 import argparse
-import json
 import logging
 from pathlib import Path
 
-from collect import RESULTS
-from portable import portable
+from portable import portable, write_results
 from rich.console import Console
 
 from reneg.config import EvaluateConfig, preset
 from reneg.evaluation import evaluate
-from reneg.evaluation.tables import mean_rows, paired_rows
-from reneg.intervals import noises_each
 from reneg.refinement.config import RefineConfig
 from reneg.refinement.run import run_refine
-from reneg.report import markdown_table
 
 
 def measure(file: Path, folder: Path, max_prompts: int, num_seeds: int, console: Console) -> None:
@@ -47,20 +42,7 @@ def measure(file: Path, folder: Path, max_prompts: int, num_seeds: int, console:
         output_dir=folder / f"evaluation-{name}",
     )
     results = evaluate(config, console=console)
-    overall = results["overall"]
-    parts = [
-        f"# Per-sample refinement of {name}",
-        "Written by `results/refinement.py`.",
-        f"{overall['num_prompts']} evaluation prompts, {noises_each(num_seeds)}, the same for all, none of which "
-        "refinement used; 95 % intervals from a bootstrap over prompts.",
-        "## Mean scores",
-        markdown_table(mean_rows(results, overall)),
-        "## Paired differences and wins",
-        markdown_table(paired_rows(results, overall)),
-    ]
-    text = json.dumps(portable(results), indent=1, ensure_ascii=False)
-    (RESULTS / f"refinement-{name}.json").write_text(f"{text}\n")
-    (RESULTS / f"refinement-{name}.md").write_text("\n\n".join(parts) + "\n")
+    write_results(Path(__file__).parent / f"refinement-{name}.json", portable(results))
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-from portable import portable
+from portable import portable, write_results
 
 from reneg.analysis import EXPERIMENTS
 from reneg.evaluation.tables import mean_rows, paired_rows
@@ -42,8 +42,7 @@ def collect(runs: Path) -> None:
         if source.is_file():
             results = json.loads(source.read_text(encoding="utf-8"))
             results["settings"] = {k: portable(v) for k, v in results["settings"].items() if k != "output_dir"}
-            text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-            (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+            write_results(RESULTS / f"{name}.json", results)
             for picture in source.parent.glob("*.png"):
                 own = picture.stem == name
                 shutil.copyfile(picture, RESULTS / (f"{name}.png" if own else f"{name}-{picture.name}"))

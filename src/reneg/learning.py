@@ -115,8 +115,6 @@ class Learner(Trainer):
 
     same_samples_for_any_batching = True
     config: LearnConfig
-    _prepared_for: int | None = None
-    """The step whose prompts were encoded alone."""
 
     def _restore(self, path: Path) -> int:
         rows, count = super()._restore(path), self.config.gradient_accumulation_steps
@@ -166,24 +164,21 @@ class Learner(Trainer):
         count = self.config.gradient_accumulation_steps
         return [*going_on, *((self._numbers(self.state.step, micro_batch), None) for micro_batch in range(count))]
 
-    def _prepare(self) -> None:
-        """Encode what the run will need and let go of the text encoders, unless they are trained.
+    def _prepare(self, last: int) -> None:
+        """Encode what the steps up to one will need and, once that is all, let go of the text encoders.
 
-        On the CPU no more is encoded before the first step than it needs: its news do not wait for the rest. A GPU's
-        memory is free of the encoders before.
+        Unless they are trained. On the CPU the first step's news do not wait for the others' prompts; a GPU's memory
+        is free of the encoders before.
         """
-        model, config, step = self.model, self.config, self.state.step
+        model, config = self.model, self.config
         if self.target.policy.text or not isinstance(model, PipelineModel) or not model.encoders:
             return
-        if self._prepared_for is None and model.device.type == "cpu":
-            model.encode_ahead(self._prompts_until(step + 1), config.prompt_cache)
-            self._prepared_for = step
-        if self._prepared_for == step:
-            return
-        needed = self._prompts_until(config.max_train_steps)
+        last = last if model.device.type == "cpu" else config.max_train_steps
+        needed = self._prompts_until(last)
         model.encode_ahead(needed, config.prompt_cache)
-        model.let_go_of_encoders()
-        logger.info("%d prompts encoded; the text encoders are let go", len(needed))
+        if last == config.max_train_steps:
+            model.let_go_of_encoders()
+            logger.info("%d prompts encoded; the text encoders are let go", len(needed))
 
     def _prompts_until(self, last: int) -> list[str]:
         """The monitor's, and those that this process needs from the present step to another."""

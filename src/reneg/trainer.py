@@ -92,12 +92,11 @@ class Trainer(ABC):
         """Learn from the start, or from the checkpoint that the configuration names, to the last step."""
         config = self.config
         resumed = self._start()
-        self._prepare()
+        self._prepare(min(self.state.step + 1, config.max_train_steps))
         with progress_bar(config.max_train_steps, enabled=self.accelerator.is_main_process) as show:
             if not resumed:
                 self._begin()
             while self.state.step < config.max_train_steps:
-                self._prepare()
                 row, step = self._update(), self.state.step
                 last = step == config.max_train_steps
                 if step == 1:
@@ -110,6 +109,7 @@ class Trainer(ABC):
                 if last or step % config.checkpointing_steps == 0:
                     self._save()
                 show(step, row, self.state.best)
+                self._prepare(config.max_train_steps)
         artifact = self._export()
         if self.accelerator.is_main_process:
             self._write_report(artifact)
@@ -117,8 +117,8 @@ class Trainer(ABC):
         self.accelerator.end_training()
         return artifact
 
-    def _prepare(self) -> None:  # noqa: B027
-        """What a run does before a step, and before its first look."""
+    def _prepare(self, last: int) -> None:  # noqa: B027
+        """What a run does before its first step, up to that, and after each step, up to the end."""
 
     def _begin(self) -> None:
         """What a run does before its first step, and one that goes on does not."""
