@@ -175,6 +175,7 @@ class Learner(Trainer):
             return
         last = last if model.device.type == "cpu" else config.max_train_steps
         needed = self._prompts_until(last)
+        self.offload.only("text encoders")
         model.encode_ahead(needed, config.prompt_cache)
         if last == config.max_train_steps:
             model.let_go_of_encoders()
