@@ -45,6 +45,7 @@ results: $(VENV)/installed
 	$(BIN)/reneg reproduce fig3 --output_dir $(RESULTS)/fig3
 	$(BIN)/reneg reproduce fig6 --negative $(RESULTS)/seed-0/negative_embedding.safetensors --output_dir $(RESULTS)/fig6
 	$(BIN)/reneg reproduce table2 --output_dir $(RESULTS)/table2
+	$(BIN)/python results/refinement.py --output_dir $(RESULTS)/table2
 	for name in table3 fig7; do \
 		$(BIN)/reneg reproduce $$name --learned world=$(RESULTS)/seed-0/negative_embedding.safetensors \
 			--stages_dir $(RESULTS)/transfer --output_dir $(RESULTS)/$$name || exit 1; \

@@ -84,14 +84,14 @@ def evaluation_section(results: dict) -> list[str]:
     ]
 
 
-def refinement_section(path: Path) -> list[str]:
-    """One global embedding and those refined from it for each prompt, on noises that refinement did not use."""
-    results = json.loads(path.read_text(encoding="utf-8"))
+def refinement_section(results: dict) -> list[str]:
+    """A global embedding and those refined from it for each prompt, on noises that refinement did not use."""
     overall, seeds = results["overall"], results["settings"]["num_seeds"]
     return [
-        f"## An embedding for each prompt, from {path.stem.removeprefix('refinement-')}",
+        "## An embedding for each prompt",
         f"{overall['num_prompts']} evaluation prompts, {noises_each(seeds)}, the same for all, none of which "
-        "refinement used; 95 % intervals from a bootstrap over prompts. Made by `results/refinement.py`.",
+        "refinement used; 95 % intervals from a bootstrap over prompts. The embeddings are those of Table 2, where "
+        "each row has its own guidance scale; here all have the same. Made by `results/refinement.py`.",
         markdown_table(mean_rows(results, overall)),
         *results["notes"],
         markdown_table(paired_rows(results, overall)),
@@ -173,8 +173,8 @@ def write_docs() -> None:
         "bundled world; no Stable Diffusion weights were run.",
         *evaluation_section(world),
     ]
-    for path in sorted(RESULTS.glob("refinement-*.json")):
-        parts += refinement_section(path)
+    if (RESULTS / "refinement.json").is_file():
+        parts += refinement_section(json.loads((RESULTS / "refinement.json").read_text(encoding="utf-8")))
     for name in EXPERIMENTS:
         if (RESULTS / f"{name}.json").is_file():
             parts += experiment_section(name)
