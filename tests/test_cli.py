@@ -58,7 +58,7 @@ def learn_config(*arguments: str) -> LearnConfig:
 def test_the_papers_settings_have_a_name():
     """In the world they are what every model without a preset has by default."""
     given = read_preset(PAPER)
-    config, defaults = learn_config("--config", "paper", "--train_batch_size", "8"), LearnConfig()
+    config, defaults = learn_config("--config=paper", "--train_batch_size", "8"), LearnConfig()
     assert all(value == getattr(defaults, name) for name, value in vars(learn_config("--config", "paper")).items())
     assert given.keys() >= PRESET.keys()
     assert (config.train_batch_size, config.grad_step_range, config.trajectory_steps) == (8, (20, 29), None)
@@ -203,11 +203,11 @@ BAD = {
     "unknown device to learn on": ([*LEARN, "--device", "gpu"], "--device 'gpu' cannot be used here"),
     "no number": (["learn", "--learning_rate", "fast"], "learning_rate"),
     "no whole number": (["learn", "--seed", "1.5"], "seed"),
-    "neither true nor false": (["evaluate", "--published", "maybe"], "maybe"),
+    "neither true nor false": (["evaluate", "--published", "maybe"], "--published maybe: must be true or false"),
     "NaN": (["learn", "--learning_rate", "nan"], "learning_rate"),
     "negative steps": (["learn", "--max_train_steps", "-3"], "--max_train_steps -3: must be at least 1"),
     "negative sampling steps": ([*GENERATE, "--num_inference_steps", "-1"], "--num_inference_steps -1"),
-    "missing YAML": (["learn", "--config", "gone.yaml"], "gone.yaml"),
+    "missing YAML": (["learn", "--config", "gone.yaml"], "--config gone.yaml: no such file"),
     "broken YAML": (["learn", "--config", "broken.yaml"], "line 2"),
     "unknown key in YAML": (["learn", "--config", "key.yaml"], "learning_rat"),
     "bad value in YAML": (["learn", "--config", "value.yaml"], "seed"),

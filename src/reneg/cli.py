@@ -1,6 +1,5 @@
 """The `reneg` command: parse, wire, call. Everything heavy is imported inside the commands."""
 
-import json
 import logging
 import os
 import signal
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,8 +20,9 @@ from rich.table import Table
 from reneg import __version__
 from reneg.analysis import EXPERIMENTS
 from reneg.analysis.config import experiment_preset
+from reneg.arguments import complete_config, complete_rewards, complete_switches
 from reneg.baselines import BASELINES
-from reneg.config import PAPER, EvaluateConfig, GenerateConfig, LearnConfig, PlanConfig, preset
+from reneg.config import EvaluateConfig, GenerateConfig, LearnConfig, PlanConfig, preset
 from reneg.errors import LostProcessError, TerminatedError, VerificationError
 from reneg.file_config import ConvertConfig, InspectConfig, MergeConfig, PushConfig, VerifyConfig
 from reneg.refinement.config import RefineConfig
@@ -278,28 +277,15 @@ def _wanted(arguments: Sequence[str]) -> str:
     return " ".join(words if words and words[0] in GROUPS else words[:1])
 
 
-def _complete_learning(arguments: Sequence[str]) -> list[str]:
-    """`--config paper` -> its file; several `--reward VALUE` -> one list, which jsonargparse cannot do by itself."""
-    others, rewards, left = list[str](), list[str](), iter(arguments)
-    for argument in left:
-        flag, equals, value = argument.partition("=")
-        if argument == "paper" and others[-1] == "--config":
-            others.append(str(PAPER))
-        elif flag == "--reward" and (equals or (value := next(left, None)) is not None):
-            rewards.append(value)
-        else:
-            others.append(argument)
-    return [*others, "--reward", rewards[0] if len(rewards) == 1 else json.dumps(rewards)] if rewards else others
-
-
-def _complete_switches(arguments: Sequence[str]) -> list[str]:
-    """`--published` alone -> `--published=true`; with `true` or `false` behind it it stays."""
-    settings = [field for command in COMMANDS.values() for field in fields(command.config)]
-    switches = {f"--{field.name}" for field in settings if field.type is bool}
-    return [
-        f"{argument}=true" if argument in switches and after.lower() not in ("true", "false") else argument
-        for argument, after in zip_longest(arguments, arguments[1:], fillvalue="")
-    ]
+def _complete(arguments: Sequence[str]) -> Sequence[str]:
+    """Arguments as jsonargparse reads them."""
+    command = COMMANDS.get(_wanted(arguments))
+    if command is None:
+        return arguments
+    switches = {f"--{field.name}" for field in fields(command.config) if field.type is bool}
+    arguments = complete_switches(arguments, switches, names_files=command.config in POSITIONAL)
+    arguments = complete_config(arguments)
+    return complete_rewards(arguments) if command.config is LearnConfig else arguments
 
 
 def _as_typed(message: str) -> str:
@@ -324,8 +310,7 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
         ArgumentError, ValueError: a flag or value that is not allowed.
     """
     parser, subparser = build_parser(_wanted(arguments))
-    arguments = _complete_switches(arguments)
-    arguments = _complete_learning(arguments) if arguments and arguments[0] == "learn" else arguments
+    arguments = _complete(arguments)
     try:
         parsed = parser.parse_args(arguments)
     except ArgumentError as error:
