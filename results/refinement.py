@@ -24,7 +24,7 @@ from reneg.analysis.stages import run_stage
 from reneg.cli import parse
 from reneg.evaluation import evaluate
 
-CONTENDERS = {"global": "reneg", "null": "null", "handcrafted": "handcrafted", "per-sample": "per-sample"}
+CONTENDERS = {"null": "null", "global": "reneg", "handcrafted": "handcrafted", "per-sample": "per-sample"}
 """Name -> row of Table 2. The first two are what the others are compared with."""
 
 

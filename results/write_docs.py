@@ -25,8 +25,13 @@ REWARDS = {
     "world/judge": "judge",
     "world/aesthetic": "aesthetic judge",
 }
-NAMES = {"null": "null text", "handcrafted": "hand-written N*"}
-"""Contender -> its words in the README; of a learned one its seed."""
+NAMES = {
+    "null": "null text",
+    "handcrafted": "hand-written N*",
+    "global": "learned, for all prompts",
+    "per-sample": "refined for each prompt",
+}
+"""Contender -> its words in the README; of those of `make results` their seed."""
 PEAKS = (
     "Largest batch of one micro-batch in a GPU of so much memory, by `reneg plan`, with bf16, HPSv2.1 as the reward "
     "and PickScore as the monitor; weights and peaks in GiB:"
@@ -99,7 +104,7 @@ def refinement_section(results: dict) -> list[str]:
 
 
 def summary_table(results: dict) -> str:
-    """The README's table."""
+    """A table of the README."""
     overall, rows = results["overall"], []
     for name, figures in overall["negatives"].items():
         row = {"": NAMES.get(name, f"learned, {name.replace('-', ' ')}")}
@@ -173,13 +178,14 @@ def write_docs() -> None:
         "bundled world; no Stable Diffusion weights were run.",
         *evaluation_section(world),
     ]
-    if (RESULTS / "refinement.json").is_file():
-        parts += refinement_section(json.loads((RESULTS / "refinement.json").read_text(encoding="utf-8")))
+    refinement = json.loads((RESULTS / "refinement.json").read_text(encoding="utf-8"))
+    parts += refinement_section(refinement)
     for name in EXPERIMENTS:
         if (RESULTS / f"{name}.json").is_file():
             parts += experiment_section(name)
     (ROOT / "docs" / "results.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     fill(ROOT / "README.md", "results", summary_table(world))
+    fill(ROOT / "README.md", "refinement", summary_table(refinement))
     peaks = (RESULTS / "plan_table.md").read_text(encoding="utf-8").strip()
     fill(ROOT / "docs" / "how_to_choose.md", "results", estimators_table())
     fill(ROOT / "docs" / "memory.md", "results", f"{plan_check_table()}\n\n{PEAKS}\n\n{peaks}")
