@@ -14,31 +14,34 @@ def complete_config(arguments: Sequence[str]) -> list[str]:
     Raises:
         ValueError: there is no such file.
     """
-
-    def words() -> Iterator[str]:
-        given = iter(arguments)
-        for argument in given:
-            flag, equals, value = argument.partition("=")
-            if flag != "--config" or not (equals or (value := next(given, ""))):
-                yield argument
-                continue
-            by_name = value == "paper" and arguments[0] == "learn"
-            require(by_name or Path(value).is_file(), f"--config {value}: no such file; name a YAML file of settings")
-            yield from ("--config", str(PAPER) if by_name else value)
-
-    return list(words())
+    complete = list[str]()
+    for argument, value in _with_values(arguments, "--config"):
+        if value is None:
+            complete.append(argument)
+            continue
+        by_name = value == "paper" and arguments[0] == "learn"
+        require(by_name or Path(value).is_file(), f"--config {value}: no such file; name a YAML file of settings")
+        complete += ["--config", str(PAPER) if by_name else value]
+    return complete
 
 
 def complete_rewards(arguments: Sequence[str]) -> list[str]:
     """Several `--reward VALUE` -> one list."""
-    others, rewards, left = list[str](), list[str](), iter(arguments)
-    for argument in left:
-        flag, equals, value = argument.partition("=")
-        if flag == "--reward" and (equals or (value := next(left, None)) is not None):
-            rewards.append(value)
-        else:
-            others.append(argument)
+    read = list(_with_values(arguments, "--reward"))
+    others = [argument for argument, value in read if value is None]
+    rewards = [value for _, value in read if value is not None]
     return [*others, "--reward", rewards[0] if len(rewards) == 1 else json.dumps(rewards)] if rewards else others
+
+
+def _with_values(arguments: Sequence[str], flag: str) -> Iterator[tuple[str, str | None]]:
+    """Each argument with None, but a flag with its value, which stands behind it or after an equals sign."""
+    left = iter(arguments)
+    for argument in left:
+        name, equals, value = argument.partition("=")
+        if name == flag:
+            yield argument, value if equals else next(left, None)
+        else:
+            yield argument, None
 
 
 def complete_switches(arguments: Sequence[str], switches: Collection[str], *, names_files: bool) -> list[str]:

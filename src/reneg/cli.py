@@ -277,9 +277,9 @@ def _wanted(arguments: Sequence[str]) -> str:
     return " ".join(words if words and words[0] in GROUPS else words[:1])
 
 
-def _complete(arguments: Sequence[str]) -> Sequence[str]:
-    """Arguments as jsonargparse reads them."""
-    command = COMMANDS.get(_wanted(arguments))
+def _complete(arguments: Sequence[str], wanted: str) -> Sequence[str]:
+    """Arguments of a command as jsonargparse reads them; those of none as they are."""
+    command = COMMANDS.get(wanted)
     if command is None:
         return arguments
     switches = {f"--{field.name}" for field in fields(command.config) if field.type is bool}
@@ -309,8 +309,9 @@ def parse(arguments: Sequence[str]) -> tuple[str, object]:
     Raises:
         ArgumentError, ValueError: a flag or value that is not allowed.
     """
-    parser, subparser = build_parser(_wanted(arguments))
-    arguments = _complete(arguments)
+    wanted = _wanted(arguments)
+    parser, subparser = build_parser(wanted)
+    arguments = _complete(arguments, wanted)
     try:
         parsed = parser.parse_args(arguments)
     except ArgumentError as error:
